@@ -1,0 +1,198 @@
+"""``python -m finetune_jobs STAGE --request FILE --workspace DIR [--volume CLAIM=DIR]... [--outcome FILE]``
+
+Runs one stage and ends with a code of `contract.ExitCode`. Two runs of the same stage in one workspace
+meet at a lock: the second waits, then takes the first one's result.
+"""
+
+import argparse
+import errno
+import fcntl
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+
+from pydantic import TypeAdapter, ValidationError
+
+from finetune_jobs.contract import (
+    OUTCOME_BYTES,
+    RESULT_FILE,
+    AnyRequest,
+    Contract,
+    ExitCode,
+    Failure,
+    Outcome,
+    Record,
+    Stage,
+    State,
+)
+from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
+from finetune_jobs.room import Room, read_record, stage_folder, write_atomically
+
+log = logging.getLogger("finetune_jobs")
+
+PROGRAMS = {
+    Stage.MODEL: "finetune_jobs.model",
+    Stage.DATASET: "finetune_jobs.dataset",
+    Stage.TRAIN: "finetune_jobs.train",
+    Stage.EXPORT: "finetune_jobs.export",
+    Stage.MERGE: "finetune_jobs.merge",
+    Stage.EVALUATE: "finetune_jobs.evaluate",
+    Stage.DEMO: "finetune_jobs.demo",
+}
+"""Each module has ``run(request, room) -> its result``; it is imported only when its stage runs."""
+
+SHAPING_PACKAGES = (
+    "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "xtuner", "datasets", "tokenizers", "lagent",
+)  # fmt: skip
+
+OS_ERRORS = {
+    errno.ENOSPC: (MachineTrouble, "DiskFull", "Free some space there, or use a larger volume; what is finished is kept."),
+    errno.EDQUOT: (MachineTrouble, "DiskFull", "Raise the quota or free some space; what is finished is kept."),
+    errno.EACCES: (UserMistake, "NoPermission", "Give this user read and write permission there, or use another folder."),
+    errno.EROFS: (UserMistake, "NoPermission", "Use a workspace that can be written to."),
+}  # fmt: skip
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; children inherit it, so that it outlives this process as long as they run."""
+    with (folder.parent / f"{folder.name}.lock").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another run works on %s; waiting for it", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def installed_versions() -> dict[str, str]:
+    found = {}
+    for name in SHAPING_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) -> tuple[State, Record]:
+    """Run the stage, or take the result that is there."""
+    digest = request.digest()
+    folder = stage_folder(workspace, request.stage, digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        done = read_record(workspace, request.stage, digest)
+        if done is not None:
+            return State.REUSED, done
+        started = datetime.now(UTC)
+        program = importlib.import_module(PROGRAMS[request.stage])
+        result: Contract = program.run(request, Room(workspace, request, folder, volumes))
+        record = Record(
+            stage=request.stage,
+            digest=digest,
+            request=request,
+            started_at=started,
+            finished_at=datetime.now(UTC),
+            result=result.model_dump(mode="json", by_alias=True, exclude_none=True),
+            versions=installed_versions(),
+        )
+        write_atomically(folder / RESULT_FILE, record.to_json())
+        return State.SUCCEEDED, record
+
+
+def as_stage_error(error: BaseException) -> StageError:
+    """Any end of a stage as one that says what to do."""
+    if isinstance(error, StageError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted()
+    if isinstance(error, OSError) and error.errno in OS_ERRORS:
+        kind, reason, cure = OS_ERRORS[error.errno]
+        return kind(reason, f"{error.strerror}: {error.filename or 'the workspace'}.", cure)
+    if isinstance(error, MemoryError):
+        return MachineTrouble("OutOfMemory", "This machine ran out of memory.", "Give the stage more memory.")
+    return MachineTrouble(
+        "Unforeseen",
+        f"{type(error).__name__}: {error}",
+        "See the traceback in the stage's log; if it is not of your making, please report it.",
+    )
+
+
+def cut_to_fit(outcome: Outcome) -> str:
+    """The outcome as JSON of at most OUTCOME_BYTES: Kubernetes cuts a longer one in mid-sentence."""
+    text = outcome.to_json()
+    if len(text.encode()) <= OUTCOME_BYTES:
+        return text
+    if outcome.failure is not None:
+        short = outcome.failure.model_copy(update={"message": outcome.failure.message[:1000] + " ..."})
+        return outcome.model_copy(update={"failure": short}).to_json()
+    scalars = {k: v for k, v in (outcome.result or {}).items() if not isinstance(v, list | dict)}
+    return outcome.model_copy(update={"result": scalars}).to_json()
+
+
+def read_request(path: Path, stage: Stage) -> AnyRequest:
+    adapter: TypeAdapter[AnyRequest] = TypeAdapter(AnyRequest)
+    try:
+        request = adapter.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserMistake("RequestInvalid", f"{path} does not exist.", "Give the request's file.") from None
+    except ValidationError as error:
+        raise UserMistake("RequestInvalid", f"{path}: {error}", "Make the request with `finetune plan`.") from None
+    if request.stage != stage:
+        raise UserMistake("RequestInvalid", f"{path} is a request for {request.stage}.", f"Run that stage, not {stage}.")
+    return request
+
+
+def raise_keyboard_interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m finetune_jobs", description="Run one stage of a FineTuneJob.")
+    parser.add_argument("stage", type=Stage, choices=list(Stage))
+    parser.add_argument("--request", type=Path, required=True, help="the stage's request, JSON")
+    parser.add_argument("--workspace", type=Path, required=True, help="folder that all stages share")
+    parser.add_argument("--volume", action="append", default=[], metavar="CLAIM=DIR", help="where a claim is mounted")
+    parser.add_argument("--outcome", type=Path, help="write how it ended here, such as /dev/termination-log")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, raise_keyboard_interrupt)
+    stage: Stage = arguments.stage
+    digest = ""
+    try:
+        volumes = {claim: Path(folder) for claim, _, folder in (v.partition("=") for v in arguments.volume)}
+        request = read_request(arguments.request, stage)
+        digest = request.digest()
+        state, record = run_stage(request, arguments.workspace, volumes)
+        outcome = Outcome(stage=stage, digest=digest, state=state, result=record.result)
+        code = ExitCode.DONE
+    except BaseException as error:  # every end is told, SystemExit of a library included
+        if not isinstance(error, StageError | KeyboardInterrupt):
+            traceback.print_exc()
+        failed = as_stage_error(error)
+        state = State.INTERRUPTED if isinstance(failed, Interrupted) else State.FAILED
+        failure: Failure = failed.failure
+        log.error("%s: %s %s", failure.reason, failure.message, failure.cure)
+        outcome = Outcome(stage=stage, digest=digest, state=state, failure=failure)
+        code = failed.exit_code
+    if arguments.outcome is not None:
+        arguments.outcome.write_text(cut_to_fit(outcome), encoding="utf-8")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""How a stage fails.
+
+- StageError
+  - UserMistake: the request can't succeed as written (exit code 64, never retried)
+  - MachineTrouble: this machine failed (exit code 75, retried)
+  - Interrupted: asked to stop, progress saved (exit code 80, resumed)
+
+Each carries a stable CamelCase reason, a sentence that says what is wrong and a cure that says what
+to write or do instead.
+"""
+
+from finetune_jobs.contract import ExitCode, Failure
+
+
+class StageError(Exception):
+    """Base of all foreseen ends of a stage that are not success."""
+
+    exit_code: ExitCode
+
+    def __init__(self, reason: str, message: str, cure: str) -> None:
+        super().__init__(f"{message} {cure}")
+        self.failure = Failure(reason=reason, message=message, cure=cure)
+
+
+class UserMistake(StageError):
+    exit_code = ExitCode.USER_MISTAKE
+
+
+class MachineTrouble(StageError):
+    exit_code = ExitCode.MACHINE_TROUBLE
+
+
+class Interrupted(StageError):
+    exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self, message: str = "Asked to stop.", cure: str = "Run the same job again to go on.") -> None:
+        super().__init__("Interrupted", message, cure)

@@ -1,0 +1,106 @@
+"""What a stage program may touch: its own output folder, the results it needs, the mounted volumes."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+
+from finetune_jobs.contract import PROGRESS_FILE, RESULT_FILE, Progress, Record, Request, Stage
+from finetune_jobs.errors import UserMistake
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by rename, so that a reader sees the old text or the new one, never a part."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def stage_folder(workspace: Path, stage: Stage, digest: str) -> Path:
+    return workspace / stage.value / digest
+
+
+def read_record(workspace: Path, stage: Stage, digest: str) -> Record | None:
+    """The result of a stage that is complete in this workspace, or None."""
+    path = stage_folder(workspace, stage, digest) / RESULT_FILE
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+@dataclass
+class Reporter:
+    """Writes `Progress` for whoever watches, at most twice a second."""
+
+    path: Path
+    every: float = 0.5
+    _last: float = field(default=-1e9, init=False)
+
+    def __call__(self, step: int, total_steps: int, *, force: bool = False, **more: object) -> None:
+        """`more` are the other fields of `Progress`; the last step is always written."""
+        now = monotonic()
+        if not force and step < total_steps and now - self._last < self.every:
+            return
+        self._last = now
+        progress = Progress.model_validate(
+            {"step": step, "total_steps": total_steps, "updated_at": datetime.now(UTC), **more}
+        )
+        write_atomically(self.path, progress.to_json())
+
+
+@dataclass
+class Room:
+    """One run of one stage.
+
+    `out` is `<workspace>/<stage>/<digest>/`; it exists, is locked by this process, and may hold what an
+    interrupted run left.
+    """
+
+    workspace: Path
+    request: Request
+    out: Path
+    volumes: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> Reporter:
+        if not hasattr(self, "_reporter"):
+            self._reporter = Reporter(self.out / PROGRESS_FILE)
+        return self._reporter
+
+    def input(self, stage: Stage) -> Path:
+        """Folder of a needed stage, complete; UserMistake when it is not there."""
+        digest = self.request.needs.get(stage)
+        if digest is None or read_record(self.workspace, stage, digest) is None:
+            raise UserMistake(
+                "InputMissing",
+                f"The {stage} stage's result {digest} is not in {self.workspace}.",
+                f"Run the {stage} stage first, or `finetune run`, which runs all that is missing.",
+            )
+        return stage_folder(self.workspace, stage, digest)
+
+    def needed_record(self, stage: Stage) -> Record:
+        folder = self.input(stage)
+        return Record.model_validate(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")))
+
+    def volume(self, claim: str) -> Path:
+        """Where a PersistentVolumeClaim lies on this machine."""
+        path = self.volumes.get(claim)
+        if path is None:
+            known = ", ".join(sorted(self.volumes)) or "none"
+            raise UserMistake(
+                "VolumeUnknown",
+                f"Nothing says where the claim {claim!r} lies on this machine (known: {known}).",
+                f"Add --volume {claim}=FOLDER.",
+            )
+        if not path.exists():
+            raise UserMistake(
+                "VolumeMissing", f"{path}, given for the claim {claim!r}, does not exist.", "Give an existing folder."
+            )
+        return path
