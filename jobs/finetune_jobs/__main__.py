@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from types import FrameType
 from pydantic import TypeAdapter, ValidationError
 
 from finetune_jobs.contract import (
+    LOCK_SUFFIX,
     OUTCOME_BYTES,
     RESULT_FILE,
     AnyRequest,
@@ -55,9 +55,9 @@ SHAPING_PACKAGES = (
 )  # fmt: skip
 
 OS_ERRORS = {
-    errno.ENOSPC: (MachineTrouble, "DiskFull", "Free some space there, or use a larger volume; what is finished is kept."),
+    errno.ENOSPC: (MachineTrouble, "DiskFull", "Free some space or use a larger volume; what is finished is kept."),
     errno.EDQUOT: (MachineTrouble, "DiskFull", "Raise the quota or free some space; what is finished is kept."),
-    errno.EACCES: (UserMistake, "NoPermission", "Give this user read and write permission there, or use another folder."),
+    errno.EACCES: (UserMistake, "NoPermission", "Give this user read and write permission, or use another folder."),
     errno.EROFS: (UserMistake, "NoPermission", "Use a workspace that can be written to."),
 }  # fmt: skip
 
@@ -65,7 +65,7 @@ OS_ERRORS = {
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; children inherit it, so that it outlives this process as long as they run."""
-    with (folder.parent / f"{folder.name}.lock").open("w") as file:
+    with (folder.parent / f"{folder.name}{LOCK_SUFFIX}").open("w") as file:
         os.set_inheritable(file.fileno(), True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,11 +149,11 @@ def read_request(path: Path, stage: Stage) -> AnyRequest:
     except ValidationError as error:
         raise UserMistake("RequestInvalid", f"{path}: {error}", "Make the request with `finetune plan`.") from None
     if request.stage != stage:
-        raise UserMistake("RequestInvalid", f"{path} is a request for {request.stage}.", f"Run that stage, not {stage}.")
+        raise UserMistake("RequestInvalid", f"{path} asks for {request.stage}.", f"Run that stage, not {stage}.")
     return request
 
 
-def raise_keyboard_interrupt(signum: int, frame: FrameType | None) -> None:
+def raise_keyboard_interrupt(_signum: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
@@ -182,11 +182,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = ExitCode.DONE
     except BaseException as error:  # every end is told, SystemExit of a library included
         if not isinstance(error, StageError | KeyboardInterrupt):
-            traceback.print_exc()
+            # by logging, which survives a log on a full disk; print_exc would end the program with another code
+            log.info("the stage ended by", exc_info=error)
         failed = as_stage_error(error)
         state = State.INTERRUPTED if isinstance(failed, Interrupted) else State.FAILED
         failure: Failure = failed.failure
-        log.error("%s: %s %s", failure.reason, failure.message, failure.cure)
+        log.error("%s: %s %s", failure.reason, failure.message, failure.cure)  # noqa: TRY400 - the traceback is printed above
         outcome = Outcome(stage=stage, digest=digest, state=state, failure=failure)
         code = failed.exit_code
     if arguments.outcome is not None:

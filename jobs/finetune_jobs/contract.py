@@ -21,14 +21,21 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+REQUEST_FILE = "request.json"
+"""What was asked; the same as what the digest names."""
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.json"
 CURVE_FILE = "curve.jsonl"
 """In a train folder: one `CurvePoint` a line, in order of steps."""
 LOG_FILE = "stage.log"
+LOCK_SUFFIX = ".lock"
+"""`<workspace>/<stage>/<digest>.lock` is held by flock while a run works on that digest."""
+DEMO_HOST_VARIABLE = "FINETUNE_DEMO_HOST"
+DEMO_PORT_VARIABLE = "FINETUNE_DEMO_PORT"
+"""Environment of the demo stage: the address at which it serves."""
 
 MODEL_FOLDER = "model"
 """Base model as Hugging Face files: config.json, tokenizer files, *.safetensors."""
@@ -111,7 +118,9 @@ class HuggingFaceSource(Contract):
         description="Repository as owner/name, such as meta-llama/Meta-Llama-3-8B-Instruct."
     )
     revision: str = Field(
-        default="main", min_length=1, max_length=200,
+        default="main",
+        min_length=1,
+        max_length=200,
         description="Branch, tag or commit. The commit that it meant is recorded in the result.",
     )
     token_secret_ref: SecretKeyRef | None = Field(
@@ -174,7 +183,7 @@ class Source(Contract):
 
 # --- Requests -----------------------------------------------------------------------------------
 
-OUTSIDE_DIGEST = {"digest": False}
+OUTSIDE_DIGEST: dict[str, JsonValue] = {"digest": False}
 """json_schema_extra of a field that changes how a stage works but not what it makes."""
 
 
@@ -188,9 +197,7 @@ class Request(Contract):
 
     def digest(self) -> str:
         """Hexadecimal digest over the stage, its version and every field that shapes the output."""
-        outside = {
-            name for name, field in type(self).model_fields.items() if field.json_schema_extra == OUTSIDE_DIGEST
-        }
+        outside = {name for name, field in type(self).model_fields.items() if field.json_schema_extra == OUTSIDE_DIGEST}
         body = self.model_dump(mode="json", by_alias=True, exclude=outside, exclude_none=True)
         body["version"] = self.VERSION
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -241,7 +248,7 @@ class Lora(Contract):
 
     rank: int = Field(default=64, ge=1, le=1024, description="Rank of the two small matrices.")
     alpha: int = Field(default=16, ge=1, le=4096, description="Scale: the adapter adds alpha / rank times its product.")
-    dropout: DecimalString = Field(default="0.1", description='Dropout before the adapter, below 1, as a string: "0.1".')
+    dropout: DecimalString = Field(default="0.1", description='Dropout before the adapter, as a string: "0.1".')
 
 
 class TrainRequest(Request):
