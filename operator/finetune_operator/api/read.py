@@ -1,0 +1,71 @@
+"""A job from the YAML that kubectl takes: one FineTuneJob and the ConfigMaps that it names."""
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from finetune_operator.api.job import API_VERSION, KIND, FineTuneJob
+from finetune_operator.api.problems import SpecError, nearest, problems_of
+
+ConfigMaps = Mapping[str, Mapping[str, str]]
+"""ConfigMap name -> key -> text."""
+
+
+@dataclass(frozen=True)
+class JobFile:
+    job: FineTuneJob
+    config_maps: ConfigMaps
+
+
+class KubernetesYaml(yaml.SafeLoader):
+    """YAML as kubectl reads it: 2e-4 is a number and a key may stand only once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise SpecError([f"line {node.start_mark.line + 1}: {key!r} stands twice; keep one"])
+        return super().construct_mapping(node, deep=deep)
+
+
+KubernetesYaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_job(text: str) -> JobFile:
+    """The job in `text`; SpecError with a sentence per problem."""
+    try:
+        documents = [d for d in yaml.load_all(text, Loader=KubernetesYaml) if d is not None]
+    except yaml.YAMLError as error:
+        raise SpecError([f"this is not YAML: {error}"]) from None
+    for document in documents:
+        if not isinstance(document, dict):
+            raise SpecError([f"a document is {type(document).__name__}, not an object; write apiVersion, kind, ..."])
+    jobs = [d for d in documents if d.get("kind") != "ConfigMap"]
+    if len(jobs) != 1:
+        raise SpecError([f"{len(jobs)} FineTuneJobs; write exactly one, with the ConfigMaps that it names beside it"])
+    maps = {
+        str(d.get("metadata", {}).get("name")): d.get("data") or {} for d in documents if d.get("kind") == "ConfigMap"
+    }
+    return JobFile(parse_job(jobs[0]), maps)
+
+
+def parse_job(document: Mapping[str, Any]) -> FineTuneJob:
+    """The same strictness as the API server's: camelCase names only, no conversion between types."""
+    if document.get("kind") != KIND:
+        said = str(document.get("kind"))
+        raise SpecError([f"kind: {said!r} is not {KIND}; {nearest(said, [KIND])}"])
+    if document.get("apiVersion") != API_VERSION:
+        raise SpecError([f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}"])
+    try:
+        return FineTuneJob.model_validate_json(
+            json.dumps(document, default=str), strict=True, by_alias=True, by_name=False
+        )
+    except ValidationError as error:
+        raise SpecError(problems_of(error, FineTuneJob)) from None

@@ -1,0 +1,397 @@
+"""What a user writes: ``spec`` of a FineTuneJob.
+
+The models here are the source of truth: the CRD, `kubectl explain` and the messages of `finetune validate`
+come from them. Sources and small shared types live in the jobs' contract, since requests carry them too.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+
+from finetune_jobs.contract import Contract, DatasetFormat, DecimalString, DnsName, Lora, Source, Stage
+from finetune_operator.api.problems import nearest
+from finetune_operator.api.templates import SPELLINGS
+
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$")]
+"""A Kubernetes quantity as a string: "500m", "24Gi"."""
+
+
+def _known_template(name: str) -> str:
+    if name not in SPELLINGS:
+        raise ValueError(f"{name!r} is not a template that XTuner ships; {nearest(name, SPELLINGS)}")
+    return name
+
+
+Template = Annotated[
+    str, AfterValidator(_known_template), Field(json_schema_extra={"enum": sorted(SPELLINGS)}, max_length=40)
+]
+
+
+def _fraction(text: str) -> str:
+    if not 0 <= float(text) <= 1:
+        raise ValueError(f'{text!r} is not between "0" and "1"; write a fraction such as "0.8"')
+    return text
+
+
+Fraction = Annotated[DecimalString, AfterValidator(_fraction)]
+
+
+class ConfigMapKeyRef(Contract):
+    """A key of a ConfigMap in the job's namespace."""
+
+    name: DnsName = Field(description="Name of the ConfigMap.")
+    key: str = Field(min_length=1, max_length=253, description="Key inside the ConfigMap.")
+
+
+class ConfigMapText(Contract):
+    """Text that lies in a ConfigMap."""
+
+    config_map_key_ref: ConfigMapKeyRef = Field(description="The ConfigMap's key that holds the text.")
+
+
+class Model(Source):
+    """The base model: a source of Hugging Face files or of a .gguf file."""
+
+    allow_pickle: bool = Field(
+        default=False, description="Take .bin weights too. Loading them can run code that their author put in."
+    )
+
+
+class Dataset(Source):
+    """The raw conversations."""
+
+    format: DatasetFormat = Field(
+        description="agent-flan (the published JSON lines), messages (OpenAI's) or xtuner (a Dataset on disk)."
+    )
+    template: Template = Field(description="Conversation template by XTuner's name, such as llama3_chat or qwen_chat.")
+    files: tuple[Annotated[str, StringConstraints(min_length=1, max_length=500)], ...] = Field(
+        default=(),
+        max_length=100,
+        description='Glob patterns below the source, such as "data/*.jsonl"; empty takes all.',
+    )
+    max_dropped: Fraction = Field(
+        default="0.05", description="Largest fraction of rows that may be left out because they can't be used."
+    )
+
+
+class Adapter(Source):
+    """A ready adapter: nothing is trained, it is checked and merged."""
+
+    template: Template = Field(description="Conversation template that the adapter was trained with, by XTuner's name.")
+    allow_pickle: bool = Field(default=False, description="Take adapter_model.bin too; loading it can run code.")
+
+
+class Checkpoint(Contract):
+    """When training saves what it needs to go on."""
+
+    every_steps: int = Field(default=500, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints.")
+    keep: int = Field(default=2, ge=1, le=100, description="How many checkpoints are kept; older ones are removed.")
+
+
+class RecipeName(StrEnum):
+    """Built-in sets of training values; what the spec says beside it wins."""
+
+    QLORA = "qlora"
+    QLORA_SMALL = "qlora-small"
+
+
+class Training(Contract):
+    """How the adapter is trained. What is left out comes from the recipe."""
+
+    recipe: RecipeName | None = Field(
+        default=None,
+        description="qlora (default): the tutorial's values for 7-8B models. qlora-small: for models below 1B on CPUs.",
+    )
+    config: ConfigMapText | None = Field(
+        default=None, description="Your own XTuner config, used as it is apart from its paths; excludes the recipe."
+    )
+    epochs: int | None = Field(default=None, ge=1, le=1000, description="Passes over the dataset.")
+    max_length: int | None = Field(default=None, ge=16, le=1_048_576, description="Tokens a training row.")
+    pack: bool | None = Field(default=None, description="Fill each row with several conversations, kept apart.")
+    batch_size: int | None = Field(default=None, ge=1, le=4096, description="Rows a device and micro-step.")
+    gradient_accumulation: int | None = Field(
+        default=None, ge=1, le=65536, description="Micro-steps that one optimizer step adds up."
+    )
+    learning_rate: DecimalString | None = Field(
+        default=None, description='Highest learning rate as a string, such as "2e-4"; specs have no floats.'
+    )
+    warmup_ratio: Fraction | None = Field(
+        default=None, description='Part of the steps in which the learning rate rises, such as "0.03".'
+    )
+    lora: Lora | None = Field(default=None, description="Shape of the adapter.")
+    quantization: Literal["nf4", "none"] | None = Field(
+        default=None, description="nf4 keeps the frozen base in 4 bits (QLoRA); none keeps it as it is."
+    )
+    deepspeed: Literal["zero1", "zero2", "zero3"] | None = Field(
+        default=None, description="DeepSpeed's ZeRO stage: what the GPUs share out among them."
+    )
+    deepspeed_config: ConfigMapText | None = Field(
+        default=None, description="Your own DeepSpeed JSON; excludes deepspeed."
+    )
+    gpus: int = Field(
+        default=1, ge=1, le=64, description="GPUs a node, one process each; on a machine without GPUs, processes."
+    )
+    nodes: int = Field(default=1, ge=1, le=1024, description="Nodes that train together.")
+    seed: int = Field(default=42, ge=0, le=2_147_483_647, description="Seed of the shuffle and of the adapter's start.")
+    fast: bool = Field(default=True, description="Use the faster model code where it is proved equal.")
+    checkpoint: Checkpoint | None = Field(default=None, description="When training saves.")
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _sane(cls, text: str | None) -> str | None:
+        if text is not None and not 0 < float(text) <= 0.1:  # noqa: PLR2004 - the sentence names it
+            raise ValueError(f'{text} is no learning rate; write a string above 0 and at most "0.1", such as "2e-4"')
+        return text
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.deepspeed and self.deepspeed_config:
+            raise ValueError("write deepspeed or deepspeedConfig, not both")
+        said = [name for name in CONFIG_SAYS if getattr(self, name) is not None]
+        if self.config and said:
+            fields = ", ".join(camel(name) for name in said)
+            raise ValueError(f"config is used as it is, so leave out {fields} and write the values in the config")
+        return self
+
+
+CONFIG_SAYS = (
+    "recipe", "epochs", "max_length", "pack", "batch_size", "gradient_accumulation", "learning_rate", "warmup_ratio",
+    "lora", "quantization",
+)  # fmt: skip
+"""What an XTuner config says by itself."""
+
+
+def camel(name: str) -> str:
+    return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
+
+
+class Merge(Contract):
+    """How the merged model is written."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(default="bfloat16", description="Type of its weights.")
+    max_shard_size: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(MB|GB)$")] = Field(
+        default="4GB", description='Largest weight file, such as "4GB".'
+    )
+
+
+class Evaluation(Contract):
+    """How the result is judged before the demo moves to it."""
+
+    enabled: bool = Field(default=True, description="False moves the demo without judging the model.")
+    prompts: str | None = Field(
+        default=None, max_length=63, description="A built-in set of held-out prompts; arxiv-react is the default."
+    )
+    prompts_from: ConfigMapText | None = Field(
+        default=None, description="Your own prompts: YAML or JSON list of {question, tool, arguments}."
+    )
+    minimum_valid_calls: Fraction | None = Field(
+        default=None,
+        description='The gate: the demo stays on the last good model below this fraction of well-formed calls, "0.8".',
+    )
+    turns: int = Field(default=20, ge=0, le=10_000, description="Prompts that are followed to their final answer.")
+    max_new_tokens: int = Field(default=96, ge=16, le=8192, description="Tokens a model call.")
+
+    @model_validator(mode="after")
+    def _one_set(self) -> Self:
+        if self.prompts and self.prompts_from:
+            raise ValueError("write prompts (a built-in set) or promptsFrom (your own), not both")
+        return self
+
+
+class IngressTls(Contract):
+    """TLS at the Ingress."""
+
+    secret_name: DnsName = Field(description="Secret of type kubernetes.io/tls.")
+
+
+class Ingress(Contract):
+    """The demo's URL by an Ingress."""
+
+    host: DnsName = Field(description="Host name of the demo, such as agent.example.com.")
+    class_name: DnsName | None = Field(default=None, description="IngressClass; empty takes the cluster's default.")
+    tls: IngressTls | None = Field(default=None, description="Serve the host by https.")
+
+
+class ParentRef(Contract):
+    """A Gateway that an HTTPRoute hangs on."""
+
+    name: DnsName = Field(description="Name of the Gateway.")
+    namespace: DnsName | None = Field(default=None, description="Its namespace; the job's own when left out.")
+    section_name: DnsName | None = Field(default=None, description="One listener of the Gateway.")
+
+
+class HttpRoute(Contract):
+    """The demo's URL by the Gateway API."""
+
+    parent_refs: tuple[ParentRef, ...] = Field(min_length=1, max_length=32, description="Gateways to hang on.")
+    hostnames: tuple[DnsName, ...] = Field(default=(), max_length=16, description="Host names of the demo.")
+
+
+class Demo(Contract):
+    """The agent served before and after."""
+
+    enabled: bool = Field(default=True, description="False ends the job with the judged model.")
+    title: str = Field(default="Agent demo", min_length=1, max_length=200, description="Heading of the page.")
+    replicas: int = Field(default=1, ge=0, le=100, description="Pods that serve the page.")
+    gpus: int = Field(default=0, ge=0, le=64, description="GPUs a demo pod; 0 serves from the CPU.")
+    compare_with_base: bool = Field(default=True, description="Show the base model's answer beside the tuned one's.")
+    tools: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z]\w*$", max_length=63)], ...] = Field(
+        default=("ArxivSearch",), min_length=1, max_length=20, description="Lagent's actions that the page offers."
+    )
+    ingress: Ingress | None = Field(default=None, description="Open the page by an Ingress.")
+    http_route: HttpRoute | None = Field(default=None, description="Open the page by an HTTPRoute.")
+
+
+AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]
+
+
+class Storage(Contract):
+    """The workspace: a claim of your own (it may serve many jobs) or a new one."""
+
+    claim_name: DnsName | None = Field(default=None, description="Your own PersistentVolumeClaim, never deleted.")
+    size: Quantity | None = Field(default=None, description='Size of a new claim, such as "200Gi".')
+    storage_class_name: DnsName | None = Field(default=None, description="Class of a new claim.")
+    access_modes: tuple[AccessMode, ...] | None = Field(
+        default=None, min_length=1, max_length=3, description="Access modes of a new claim; ReadWriteOnce if left out."
+    )
+    reclaim_policy: Literal["Retain", "Delete"] = Field(
+        default="Retain", description="What becomes of a new claim when the job is deleted."
+    )
+
+    @model_validator(mode="after")
+    def _own_or_new(self) -> Self:
+        if (self.claim_name is None) == (self.size is None):
+            raise ValueError("write claimName (a claim of your own) or size (a new claim), one of the two")
+        new = [n for n in ("storage_class_name", "access_modes") if getattr(self, n) is not None]
+        if self.claim_name and new:
+            raise ValueError(f"{', '.join(camel(n) for n in new)} belong to a new claim; leave them out with claimName")
+        return self
+
+    @property
+    def shared_by_nodes(self) -> bool:
+        """Whether several nodes can write to it; a claim of the user's own is believed to."""
+        return self.claim_name is not None or "ReadWriteMany" in (self.access_modes or ())
+
+
+class Toleration(Contract):
+    """A taint that the pod accepts."""
+
+    key: str | None = Field(default=None, max_length=316, description="Taint key; empty matches all.")
+    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How the value is compared.")
+    value: str | None = Field(default=None, max_length=63, description="Taint value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Effect to accept; empty accepts all."
+    )
+    toleration_seconds: int | None = Field(default=None, ge=0, description="How long NoExecute is tolerated.")
+
+
+class SecretEnv(Contract):
+    """A value that the pod takes from a Secret."""
+
+    secret_key_ref: Annotated["SecretKey", Field(description="Key of the Secret.")]
+
+
+class SecretKey(Contract):
+    """A key of a Secret."""
+
+    name: DnsName = Field(description="Name of the Secret.")
+    key: str = Field(min_length=1, max_length=253, description="Key inside the Secret.")
+
+
+class EnvVar(Contract):
+    """An environment variable of the stage's pod."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253)] = Field(
+        description="Name of the variable."
+    )
+    value: str | None = Field(default=None, max_length=32768, description="Its value.")
+    value_from: SecretEnv | None = Field(default=None, description="Take the value from a Secret.")
+
+    @model_validator(mode="after")
+    def _one_value(self) -> Self:
+        if (self.value is None) == (self.value_from is None):
+            raise ValueError("write value or valueFrom, one of the two")
+        return self
+
+
+class Resources(Contract):
+    """Processor, memory and devices of a pod."""
+
+    requests: dict[str, Quantity] = Field(default_factory=dict, description='Reserved, such as cpu: "4".')
+    limits: dict[str, Quantity] = Field(default_factory=dict, description='Never exceeded, such as memory: "24Gi".')
+
+
+class StageSettings(Contract):
+    """Where and how one stage's pod runs."""
+
+    resources: Resources | None = Field(default=None, description="Processor, memory and devices.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that the node must have.")
+    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=50, description="Taints that are accepted.")
+    env: tuple[EnvVar, ...] = Field(default=(), max_length=100, description="Environment variables.")
+
+
+class Stages(Contract):
+    """Settings by stage."""
+
+    model: StageSettings | None = Field(default=None, description="The pod that brings the base model.")
+    dataset: StageSettings | None = Field(default=None, description="The pod that converts the dataset.")
+    train: StageSettings | None = Field(default=None, description="The pods that train.")
+    export: StageSettings | None = Field(default=None, description="The pod that makes the adapter.")
+    merge: StageSettings | None = Field(default=None, description="The pod that merges.")
+    evaluate: StageSettings | None = Field(default=None, description="The pod that judges.")
+    demo: StageSettings | None = Field(default=None, description="The pods that serve the demo.")
+
+    def of(self, stage: Stage) -> StageSettings:
+        return getattr(self, stage.value) or StageSettings()
+
+
+class ImagePullSecret(Contract):
+    """A Secret to pull images with."""
+
+    name: DnsName = Field(description="Name of the Secret.")
+
+
+class Spec(Contract):
+    """One base model and one dataset (or a ready adapter), taken to a served agent."""
+
+    model: Model = Field(description="The base chat model.")
+    dataset: Dataset | None = Field(default=None, description="The conversations to train on.")
+    adapter: Adapter | None = Field(default=None, description="A ready adapter; nothing is trained then.")
+    training: Training | None = Field(default=None, description="How to train; the qlora recipe when left out.")
+    merge: Merge = Field(default=Merge(), description="How the merged model is written.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="How the result is judged.")
+    demo: Demo = Field(default=Demo(), description="The page that serves the agent.")
+    storage: Storage = Field(default=Storage(size="100Gi"), description="The workspace that all stages share.")
+    stages: Stages = Field(default=Stages(), description="Where and how each stage's pods run.")
+    suspend: bool = Field(default=False, description="True saves a running training and stops; False goes on.")
+    ttl_seconds_after_finished: int | None = Field(
+        default=None, ge=0, le=2_147_483_647, description="Seconds after which a finished job's pods are cleaned up."
+    )
+    queue_name: DnsName | None = Field(default=None, description="Kueue's LocalQueue that admits the stages.")
+    image_pull_secrets: tuple[ImagePullSecret, ...] = Field(default=(), max_length=20, description="To pull images.")
+    priority_class_name: DnsName | None = Field(default=None, description="PriorityClass of the stages' pods.")
+
+    @model_validator(mode="after")
+    def _trained_or_ready(self) -> Self:
+        if (self.dataset is None) == (self.adapter is None):
+            raise ValueError("write dataset (to train an adapter) or adapter (a ready one), one of the two")
+        if self.adapter is not None and self.training is not None:
+            raise ValueError("with a ready adapter nothing is trained; leave out training or adapter")
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_share_the_workspace(self) -> Self:
+        if self.training and self.training.nodes > 1 and not self.storage.shared_by_nodes:
+            raise ValueError(
+                "training.nodes above 1 needs a workspace that all nodes write to; "
+                "write storage.accessModes: [ReadWriteMany] or storage.claimName"
+            )
+        return self
+
+
+def template_of(spec: Spec) -> str:
+    """XTuner's name of the template that the job speaks."""
+    holder: Any = spec.dataset or spec.adapter
+    return SPELLINGS[holder.template]

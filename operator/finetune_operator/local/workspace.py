@@ -1,0 +1,104 @@
+"""What a workspace folder says: results, progress, logs, and who works in it. Reads only what others wrote."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_jobs.contract import (
+    CHECKPOINTS_FOLDER,
+    LOCK_SUFFIX,
+    LOG_FILE,
+    PROGRESS_FILE,
+    REQUEST_FILE,
+    RESULT_FILE,
+    Progress,
+    Record,
+    Request,
+    Stage,
+)
+
+ADDRESS_FILE = "address"
+"""In a demo's folder while it is open: its URL."""
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """`<workspace>/<stage>/<digest>/`, which need not exist."""
+
+    workspace: Path
+    stage: Stage
+    digest: str
+
+    @property
+    def path(self) -> Path:
+        return self.workspace / self.stage.value / self.digest
+
+    @property
+    def log(self) -> Path:
+        return self.path / LOG_FILE
+
+    def record(self) -> Record | None:
+        """The result, when it is complete. The demo has none: it is served, not made."""
+        if self.stage is Stage.DEMO:
+            return None
+        try:
+            return Record.model_validate_json((self.path / RESULT_FILE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValidationError):  # the stage program says what is wrong with a broken one
+            return None
+
+    def progress(self, since: datetime | None = None) -> Progress | None:
+        """The latest progress, if it was written after `since`."""
+        try:
+            found = Progress.model_validate_json((self.path / PROGRESS_FILE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValidationError):
+            return None
+        return found if since is None or found.updated_at >= since else None
+
+    def is_worked_on(self) -> bool:
+        """Whether a run, of whatever process, holds the lock."""
+        try:
+            with self.path.with_name(self.digest + LOCK_SUFFIX).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def has_checkpoint(self) -> bool:
+        folder = self.path / CHECKPOINTS_FOLDER
+        return folder.is_dir() and any(folder.iterdir())
+
+    def address(self) -> str | None:
+        """URL at which a demo is open just now."""
+        try:
+            return (self.path / ADDRESS_FILE).read_text(encoding="utf-8") if self.is_worked_on() else None
+        except FileNotFoundError:
+            return None
+
+    def write_request(self, request: Request) -> Path:
+        """Put the request where the stage program reads it, by rename: two runs may do it at once."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / REQUEST_FILE
+        draft = path.with_name(f".{REQUEST_FILE}.{os.getpid()}")
+        draft.write_text(request.to_json(), encoding="utf-8")
+        draft.replace(path)
+        return path
+
+
+def earlier_records(workspace: Path, stage: Stage) -> Iterator[dict[str, Any]]:
+    """Every readable result.json of the stage as plain JSON: an older version's may not fit today's types."""
+    for path in (workspace / stage.value).glob(f"*/{RESULT_FILE}"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, FileNotFoundError):
+            continue
+        if isinstance(record, dict) and "request" in record and "finishedAt" in record:
+            yield record
