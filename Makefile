@@ -1,0 +1,80 @@
+# The two commands are `make quickstart` and `make test`; both set up what they need and can be run again.
+# `make help` lists the rest.
+
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+PINNED := $(BIN)/uv pip install --quiet --require-hashes --no-deps
+# Threads that spin while they wait slow two busy cores down tenfold.
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev quickstart test test-unit test-stages test-local test-e2e lint format generate lock \
+	bench-data bench-merge clean
+
+help: ## say what each target does
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.venv/uv-$(UV_VERSION):
+	@echo "== a virtual environment in .venv"
+	@$(PYTHON) -m venv .venv || { echo "no working $(PYTHON) -m venv: apt-get install python3.11 python3.11-venv, or set PYTHON"; exit 1; }
+	@$(BIN)/pip install --quiet uv==$(UV_VERSION)
+	@touch $@
+
+.venv/local: .venv/uv-$(UV_VERSION) requirements/local.txt pyproject.toml
+	@echo "== what a run needs: torch, XTuner, DeepSpeed, lagent, Streamlit (about 3.5 GB to download when new)"
+	@$(PINNED) -r requirements/local.txt
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev: .venv/local requirements/dev.txt tests/debian-packages.txt
+	@echo "== what the tests and linters need"
+	@$(PINNED) -r requirements/dev.txt
+	@tests/install-debian-packages
+	@touch $@
+
+setup: .venv/local ## make .venv with everything that a run needs
+setup-dev: .venv/dev ## the same, and what tests and linters need
+
+quickstart: setup ## train, judge and serve the small example; ends with an open demo
+	$(BIN)/finetune run examples/smollm2-react.yaml
+
+test: lint test-unit test-stages test-local test-e2e ## every check, the quick ones first
+
+test-unit: setup-dev ## pure code and tiny models, in seconds
+	$(BIN)/pytest tests/unit
+test-stages: setup-dev ## each stage program on real small inputs
+	$(BIN)/pytest tests/stages
+test-local: setup-dev ## the runner under kill, Ctrl-C and company
+	$(BIN)/pytest tests/local
+test-e2e: setup-dev ## the quickstart's job from end to end, in a browser too
+	$(BIN)/pytest tests/e2e
+
+lint: setup-dev ## ruff, mypy, import-linter, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.generated --check
+
+format: setup-dev ## let ruff put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generate: setup-dev ## write the generated files anew
+	$(BIN)/python -m tests.generated
+
+lock: .venv/uv-$(UV_VERSION) ## resolve requirements/*.in into pins with hashes
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
+		requirements/dev.in -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
+		--constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
+
+bench-data: setup-dev ## dataset stage against XTuner's own path
+	$(BIN)/python benchmarks/bench_data.py
+bench-merge: setup-dev ## merge against a plain copy of the same bytes
+	$(BIN)/python benchmarks/bench_merge.py
+
+clean: ## remove the virtual environment and caches; workspaces stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build

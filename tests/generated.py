@@ -1,0 +1,97 @@
+"""``python -m tests.generated [--check]``: write the files that are made from the code, or compare them.
+
+A file is a row of FILES. `make lint` compares; `make generate` writes.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from finetune_jobs.contract import Source
+from finetune_operator.api import FineTuneJob
+from finetune_operator.api.problems import model_in
+
+ROOT = Path(__file__).parent.parent
+
+
+def resource_reference() -> str:
+    """docs/resource.md: every field of a FineTuneJob's spec."""
+    lines = [
+        "# The FineTuneJob's fields",
+        "",
+        "Made from the models in `operator/finetune_operator/api/` by `make generate`; do not edit.",
+        "",
+    ]
+    head = ["| field | type | default | what it is |", "|---|---|---|---|"]
+    spec = model_in(FineTuneJob.model_fields["spec"].annotation)
+    source = ["", "## A source", "", "spec.model, spec.dataset and spec.adapter have these too.", ""]
+    return "\n".join([*lines, *head, *rows(spec, "spec"), *source, *head, *rows(Source, "")]) + "\n"
+
+
+def rows(model: type[BaseModel], path: str) -> Iterator[str]:
+    """Table rows of a model's fields; those that it has from Source stand once, under "A source"."""
+    known = set(Source.model_fields) if model is not Source else set()
+    schema = model.model_json_schema()
+    for name, field in model.model_fields.items():
+        if issubclass(model, Source) and name in known:
+            continue
+        key = field.alias or name
+        inner = model_in(field.annotation)
+        shape = schema["properties"][key]
+        many = (
+            "[]"
+            if shape.get("type") == "array" or any(s.get("type") == "array" for s in shape.get("anyOf", []))
+            else ""
+        )
+        where = f"{path}.{key}{many}".removeprefix(".")
+        kind = "object" if inner else allowed(shape, schema)
+        default = "" if field.is_required() or inner or field.default in (None, (), "") else f"`{plain(field.default)}`"
+        text = (field.description or "").replace("|", "\\|")
+        yield f"| `{where}` | {kind}{', required' if field.is_required() else ''} | {default} | {text} |"
+        if inner:
+            yield from rows(inner, where)
+
+
+def plain(value: object) -> str:
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, tuple)
+        else str(value).lower()
+        if value in (True, False)
+        else str(value)
+    )
+
+
+def allowed(shape: dict, schema: dict) -> str:
+    """The JSON type, or the values where there are few."""
+    shape = next((s for s in shape.get("anyOf", []) if s.get("type") != "null"), shape)
+    if "$ref" in shape:
+        shape = schema["$defs"][shape["$ref"].rpartition("/")[2]]
+    if shape.get("type") == "array":
+        return allowed(shape["items"], schema)
+    few = 6
+    if 0 < len(shape.get("enum", [])) <= few:
+        return " \\| ".join(f"`{value}`" for value in shape["enum"])
+    return str(shape.get("type", "object"))
+
+
+FILES: dict[str, Callable[[], str]] = {
+    "docs/resource.md": resource_reference,
+}
+
+
+def main(arguments: list[str]) -> int:
+    stale = [name for name, make in FILES.items() if not (ROOT / name).exists() or (ROOT / name).read_text() != make()]
+    if "--check" in arguments:
+        if stale:
+            sys.stderr.write(f"not as the code makes them: {', '.join(stale)}; run `make generate` and commit\n")
+        return len(stale)
+    for name in stale:
+        (ROOT / name).write_text(FILES[name]())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
