@@ -25,6 +25,8 @@ class Fetched:
     """As the source's own metadata tells it, where it has any."""
     linked: bool = False
     """The files are symbolic links to a volume; nothing was copied."""
+    left_out: tuple[str, ...] = ()
+    """Files of the source that no pattern wanted."""
 
 
 def note_path(into: Path) -> Path:
@@ -48,6 +50,7 @@ def write_note(source: Source, into: Path, patterns: Sequence[str], fetched: Fet
         "revision": fetched.revision,
         "license": fetched.license,
         "linked": fetched.linked,
+        "left_out": fetched.left_out,
         "sizes": sizes(fetched.path),
     }
     write_atomically(note_path(into), json.dumps(note, indent=1))
@@ -64,4 +67,5 @@ def read_note(source: Source, into: Path, patterns: Sequence[str]) -> Fetched | 
     if not asked or not path.exists() or sizes(path) != note["sizes"]:
         log.info("%s is not what the earlier run left; fetching again", into)
         return None
-    return Fetched(path, note["description"], note["revision"], note["license"], note["linked"])
+    told = {name: note[name] for name in ("description", "revision", "license", "linked")}
+    return Fetched(path, left_out=tuple(note["left_out"]), **told)

@@ -3,10 +3,11 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from finetune_jobs.errors import UserMistake
 
+PICKLES = {".bin", ".pth", ".pt", ".ckpt"}
 GLOB_PARTS = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]|.", re.DOTALL)
 GLOB_MEANINGS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
@@ -36,8 +37,23 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def wanted(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names that fit at least one pattern; all of them if there is none."""
-    return [name for name in names if not patterns or any(matches(name, pattern) for pattern in patterns)]
+    """The names that fit at least one pattern, without pickles beside safetensors; all names if there is no pattern."""
+    if not patterns:
+        return list(names)
+    fitting = [name for name in names if any(matches(name, pattern) for pattern in patterns)]
+    safe = {PurePath(name).parent for name in fitting if name.endswith(".safetensors")}
+    return [name for name in fitting if not (is_pickle(name) and PurePath(name).parent in safe)]
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of weights is a pickle by its name: loading it may run code."""
+    return PurePath(name).suffix in PICKLES
+
+
+def left_out(names: Iterable[str], taken: Sequence[str]) -> tuple[str, ...]:
+    """The names that were not taken, a thousand at most."""
+    known = set(taken)
+    return tuple(name for name in names if name not in known)[:1000]
 
 
 def none_wanted(description: str, patterns: Sequence[str], there: Sequence[str]) -> UserMistake:

@@ -1,11 +1,276 @@
+"""A git repository with large files by git-lfs, through the real `git` and `git-lfs`.
+
+One revision is fetched, without history. The objects lie beside the files in `.<name>.git` until all
+is there, so that an interrupted fetch goes on; git-lfs itself goes on inside a half-fetched file.
+Credentials come from git's own helpers, from ~/.netrc, from the URL, or from FINETUNE_TOKEN_FILE; what
+git prints is masked before anyone reads it.
+"""
+
+import logging
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_jobs.contract import Source
-from finetune_jobs.errors import MachineTrouble
+from finetune_jobs.contract import GitSource, Source
+from finetune_jobs.errors import MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room
+from finetune_jobs.sources.arrival import Watching, folder_bytes
+from finetune_jobs.sources.digests import Meter, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched
+from finetune_jobs.sources.files import left_out, none_wanted, wanted
+from finetune_jobs.sources.space import require_space
+from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token
+
+log = logging.getLogger(__name__)
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:.+\n)*?oid sha256:([0-9a-f]{64})\nsize (\d+)\n"
+)
+POINTER_BYTES = 1024
+"""A pointer is shorter than this, says git-lfs's specification."""
+TOKEN_HELPER = f'!f() {{ test "$1" = get && echo username=token && echo "password=$(cat "${TOKEN_FILE}")"; }}; f'
+"""A credential helper that hands the token file's content to git alone."""
+
+USER_MISTAKES = (
+    (r"Authentication failed|could not read (Username|Password)|Permission denied|HTTP Basic|error: 40[13]",
+     "AccessRefused", "The server lets nobody in without other credentials.",
+     f"Check the URL and your rights; {TOKEN_CURE}, or give git a credential helper or an SSH key."),
+    (r"not found|does not exist|not appear to be a git repository|error: 404",
+     "RepositoryMissing", "There is no such repository, or it is private.", "Check source.git.url."),
+)  # fmt: skip
+"""What git says, the reason, what it means, what to do."""
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What git-lfs leaves in a file's place until its bytes are fetched."""
+
+    sha256: str
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A work tree and, beside it, its git folder."""
+
+    asked: GitSource
+    tree: Path
+    git_folder: Path
+
+    def git(self, *arguments: str) -> str:
+        """Run git here; its errors become sentences."""
+        token = access_token() if os.environ.get(TOKEN_FILE) else None
+        helper = ["-c", f"credential.helper={TOKEN_HELPER}"] if token else []
+        command = ["git", *helper, f"--git-dir={self.git_folder}", f"--work-tree={self.tree}", *arguments]
+        environment = {
+            **os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C",
+            "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
+        }  # fmt: skip
+        if token:
+            environment[TOKEN_FILE] = str(Path(os.environ[TOKEN_FILE]).absolute())
+        try:
+            done = subprocess.run(command, capture_output=True, env=environment, cwd=self.tree, check=False)
+        except FileNotFoundError:
+            raise MachineTrouble("ToolMissing", "git is not installed here.", "Install git and git-lfs.") from None
+        if done.returncode != 0:
+            raise as_sentence(self.asked, done.stderr.decode(errors="replace"))
+        return done.stdout.decode(errors="surrogateescape")
+
+
+def masked(text: str) -> str:
+    """Without user names, passwords and tokens in URLs."""
+    return CREDENTIALS.sub("***@", text)
+
+
+def as_sentence(asked: GitSource, said: str) -> StageError:
+    url = masked(asked.url)
+    last = masked(" ".join(said.split()))[-300:]
+    for pattern, reason, meaning, cure in USER_MISTAKES:
+        if re.search(pattern, said):
+            return UserMistake(reason, f"{url}: {meaning} git said: {last}", cure)
+    if "No space left" in said:
+        return MachineTrouble("DiskFull", f"The disk is full while fetching {url}.", "Free some space there.")
+    if "is not a git command" in said:
+        return MachineTrouble("ToolMissing", "git-lfs is not installed here.", "Install git-lfs, or set lfs: false.")
+    return MachineTrouble("GitFailed", f"{url} could not be fetched. git said: {last}", "Run again; it goes on.")
 
 
 def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fetched:
-    raise MachineTrouble("NotYet", "This kind of source is being written.", "Use a volume until then.")
+    """Check out the wanted files of one revision and put the large ones in place of their pointers."""
+    asked = source.git
+    if asked is None:
+        raise ValueError("not a git source")
+    checkout = Checkout(asked, into.absolute(), into.absolute().with_name(f".{into.name}.git"))
+    commit = fetch_commit(checkout)
+    description = f"git {masked(asked.url)} at {commit[:12]}"
+    sizes = listed_files(checkout, commit)
+    there = list(sizes)
+    names = wanted(there, patterns)
+    if not names:
+        raise none_wanted(description, patterns, there)
+    pointers = check_out(checkout, commit, {name: sizes[name] for name in names})
+    refuse_outward_links(into, names)
+    if pointers and not asked.lfs:
+        raise unfetched(pointers, "but source.git.lfs is false.", "Set source.git.lfs: true.")
+    if pointers:
+        fetch_large(checkout, commit, pointers, room, description)
+    shutil.rmtree(checkout.git_folder)
+    return Fetched(into, description, commit, left_out=left_out(there, names))
+
+
+def fetch_commit(checkout: Checkout) -> str:
+    """Fetch the revision, without history, and return the commit that it means."""
+    if not (checkout.git_folder / "HEAD").exists():
+        checkout.git("init", "--quiet")
+    # lfs reads the remote's address from the configuration, so this file holds what the URL holds
+    checkout.git("config", "remote.origin.url", checkout.asked.url)
+    (checkout.git_folder / "config").chmod(0o600)
+    commit = resolve(checkout)
+    try:
+        checkout.git("cat-file", "-e", f"{commit}^{{tree}}")
+    except StageError:
+        log.info("fetching %s at %s", masked(checkout.asked.url), commit)
+        checkout.git("fetch", "--quiet", "--depth=1", "--no-tags", "origin", commit)
+    checkout.git("update-ref", "--no-deref", "HEAD", commit)  # git-lfs reads .lfsconfig there
+    return commit
+
+
+def resolve(checkout: Checkout) -> str:
+    """The commit of a branch, a tag or a commit's own name."""
+    revision = checkout.asked.revision
+    listed = [line.split("\t") for line in checkout.git("ls-remote", "origin").splitlines()]
+    commits = {name: commit for commit, name in listed}
+    for name in (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}", revision):
+        if name in commits:
+            return commits[name]
+    if COMMIT.fullmatch(revision):
+        return revision
+    known = [
+        name.removeprefix("refs/heads/").removeprefix("refs/tags/") for name in commits if not name.endswith("^{}")
+    ]
+    raise UserMistake(
+        "RevisionMissing",
+        f"{masked(checkout.asked.url)} has no revision {revision!r}; it has: {', '.join(known[:10])}.",
+        "Write one of its branches or tags, or a whole commit of 40 digits.",
+    )
+
+
+def listed_files(checkout: Checkout, commit: str) -> dict[str, int]:
+    """Bytes of each file in the commit, as git holds it; submodules are left out."""
+    sizes = {}
+    for line in checkout.git("ls-tree", "-r", "-l", "-z", commit).split("\0")[:-1]:
+        about, name = line.split("\t", 1)
+        _, kind, _, size = about.split()
+        if kind == "blob":
+            sizes[name] = int(size)
+    return sizes
+
+
+def check_out(checkout: Checkout, commit: str, sizes: dict[str, int]) -> dict[str, Pointer]:
+    """Write the wanted files; return the pointers among them, and leave a large file that is in place alone."""
+    pointers = {}
+    missing = []
+    for name, size in sizes.items():
+        path = checkout.tree / name
+        pointer = pointer_at(checkout, commit, name) if size < POINTER_BYTES else None
+        if pointer is not None:
+            pointers[name] = pointer
+        if pointer is None or not path.is_file() or path.stat().st_size != pointer.size:
+            missing.append(name)
+    with tempfile.NamedTemporaryFile(dir=checkout.git_folder) as listing:
+        listing.write("\0".join(missing).encode(errors="surrogateescape"))
+        listing.flush()
+        literal = f"--pathspec-from-file={listing.name}"
+        if missing:
+            checkout.git(
+                "--literal-pathspecs", "-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=",
+                "-c", "filter.lfs.required=false", "checkout", "--quiet", "--force", "--pathspec-file-nul", literal,
+                commit,
+            )  # fmt: skip
+    return pointers
+
+
+def pointer_at(checkout: Checkout, commit: str, name: str) -> Pointer | None:
+    """What stands at this name in the commit, if it is a pointer."""
+    match = POINTER.fullmatch(checkout.git("cat-file", "blob", f"{commit}:{name}").encode(errors="surrogateescape"))
+    return Pointer(match[1].decode(), int(match[2])) if match else None
+
+
+def refuse_outward_links(tree: Path, names: Sequence[str]) -> None:
+    """A link in a repository could show any file of this machine as the repository's own."""
+    for name in names:
+        path = tree / name
+        if path.is_symlink() and not path.resolve().is_relative_to(tree.resolve()):
+            raise UserMistake(
+                "PathOutside",
+                f"{name} in the repository is a link to {os.readlink(path)}, outside of it.",  # noqa: PTH115 (as written)
+                "Replace the link by the file in the repository.",
+            )
+
+
+def fetch_large(checkout: Checkout, commit: str, pointers: dict[str, Pointer], room: Room, description: str) -> None:
+    """Fetch by git-lfs what isn't in place yet; each object becomes its file by rename, so nothing is held twice."""
+    absent = {name: pointer for name, pointer in pointers.items() if not in_place(checkout.tree / name, pointer)}
+    objects = checkout.git_folder / "lfs"
+    total = sum(pointer.size for pointer in absent.values())
+    require_space(checkout.tree, total - folder_bytes(objects), description)
+    checkout.git("lfs", "install", "--local", "--skip-repo", "--force")
+    meter = Meter(room, total, "downloading")
+    with Watching(objects, meter):
+        checkout.git("lfs", "fetch", f"--include={','.join(map(literal_glob, absent))}", "--exclude=", "origin", commit)
+    for name, pointer in absent.items():
+        place(objects, checkout.tree / name, pointer)
+    still = {name: pointer for name, pointer in pointers.items() if not in_place(checkout.tree / name, pointer)}
+    if still:
+        raise unfetched(
+            still, "and its server did not send it.", "Push it by `git lfs push`, or leave it out of the repository."
+        )
+
+
+def literal_glob(name: str) -> str:
+    """git-lfs takes patterns and separates them by commas; what is special in either becomes any one character."""
+    return "/" + re.sub(r"[][*?,\\!]", "?", name)
+
+
+def in_place(path: Path, pointer: Pointer) -> bool:
+    """Whether the file itself is there; only whole objects ever get this name."""
+    return path.is_file() and path.stat().st_size == pointer.size and not is_pointer(path)
+
+
+def is_pointer(path: Path) -> bool:
+    return path.stat().st_size < POINTER_BYTES and POINTER.fullmatch(path.read_bytes()) is not None
+
+
+def place(objects: Path, path: Path, pointer: Pointer) -> None:
+    held = objects / "objects" / pointer.sha256[:2] / pointer.sha256[2:4] / pointer.sha256
+    if not held.exists():
+        return
+    if sha256_of_file(held) != pointer.sha256:
+        held.unlink()
+        raise MachineTrouble("DownloadCorrupt", f"{path.name} arrived broken.", "Run the same job again.")
+    draft = path.with_name(f".{path.name}.part")
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(held, draft)  # not renamed: a second file may have the same bytes
+    except OSError:  # a file system without hard links
+        shutil.copyfile(held, draft)
+    draft.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)
+    draft.replace(path)
+
+
+def unfetched(pointers: dict[str, Pointer], why: str, cure: str) -> UserMistake:
+    name, pointer = next(iter(pointers.items()))
+    return UserMistake(
+        "LfsPointer",
+        f"{name} is a git-lfs pointer to {pointer.size:,} bytes with SHA-256 {pointer.sha256}, {why}",
+        cure,
+    )

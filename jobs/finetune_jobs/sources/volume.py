@@ -10,7 +10,7 @@ from finetune_jobs.errors import UserMistake
 from finetune_jobs.room import Room
 from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
-from finetune_jobs.sources.files import inside, none_wanted, walk, wanted
+from finetune_jobs.sources.files import inside, left_out, none_wanted, walk, wanted
 from finetune_jobs.sources.space import require_space
 
 
@@ -21,9 +21,10 @@ def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fe
         raise ValueError("not a volume source")
     description = f"volume {asked.claim_name}" + (f" {asked.path}" if asked.path else "")
     origin = existing(room.volume(asked.claim_name), asked.path, asked.claim_name)
-    names = [""] if origin.is_file() else wanted(walk(origin), patterns)
+    there = [""] if origin.is_file() else walk(origin)
+    names = there if origin.is_file() else wanted(there, patterns)
     if not names:
-        raise none_wanted(description, patterns, walk(origin))
+        raise none_wanted(description, patterns, there)
     pairs = [(origin / name, into / name) if name else (origin, into / origin.name) for name in names]
     for file, _ in pairs:
         check_readable(file, description)
@@ -33,7 +34,7 @@ def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fe
     else:
         copy_all(pairs, room, into, description)
     path = into / origin.name if origin.is_file() else into
-    return Fetched(path, description, linked=asked.mode == "link")
+    return Fetched(path, description, linked=asked.mode == "link", left_out=left_out(there, names))
 
 
 def existing(root: Path, path: str, claim: str) -> Path:
