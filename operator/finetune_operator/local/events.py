@@ -1,6 +1,5 @@
 """What a run tells, one event at a time; with --json each is one line."""
 
-from pathlib import Path
 from typing import Protocol
 
 from finetune_jobs.contract import Contract, Failure, Progress, Stage, State
@@ -57,5 +56,5 @@ def refuse(reason: str, message: str, cure: str) -> CannotRun:
     return CannotRun(Failure(reason=reason, message=message, cure=cure))
 
 
-def log_hint(log: Path) -> str:
+def log_hint(log: str) -> str:
     return f"The stage's log: {log}"

@@ -36,7 +36,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def sentence(name: str, before: Any, now: Any) -> str:
     if name.startswith("needs."):
-        return f"{name.removeprefix('needs.')} is another one"
+        return f"follows a new {name.removeprefix('needs.')}"
     said = [ABSENT if value is None else shown(value) for value in (before, now)]
     return f"{name} changed: {said[0]} -> {said[1]}"
 

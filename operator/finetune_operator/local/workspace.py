@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -26,6 +26,24 @@ from finetune_jobs.contract import (
 
 ADDRESS_FILE = "address"
 """In a demo's folder while it is open: its URL."""
+TURN_SUFFIX = ".turn"
+"""`<workspace>/<stage>/<digest>.turn` is held by flock by the runner whose turn it is; others wait."""
+
+
+def try_lock(file: IO[bytes], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return not try_lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,9 @@ class StageFolder:
     @property
     def log(self) -> Path:
         return self.path / LOG_FILE
+
+    def log_if_there(self) -> Path | None:
+        return self.log if os.path.exists(self.log) else None  # noqa: PTH110 - Path.exists raises without permission
 
     def record(self) -> Record | None:
         """The result, when it is complete. The demo has none: it is served, not made."""
@@ -62,15 +83,24 @@ class StageFolder:
         return found if since is None or found.updated_at >= since else None
 
     def is_worked_on(self) -> bool:
-        """Whether a run, of whatever process, holds the lock."""
-        try:
-            with self.path.with_name(self.digest + LOCK_SUFFIX).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        """Whether a runner has its turn, or a stage process lives, perhaps without its runner."""
+        return is_locked(self._beside(TURN_SUFFIX)) or is_locked(self._beside(LOCK_SUFFIX))
+
+    def take_turn(self) -> IO[bytes] | None:
+        """The right to work on this stage until the file is closed; None while another run works on it.
+
+        The stage program's own lock would do, but is taken only once it has started: runners that wait here
+        start no process and write nothing.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        turn = self._beside(TURN_SUFFIX).open("wb")
+        if try_lock(turn, fcntl.LOCK_EX) and not is_locked(self._beside(LOCK_SUFFIX)):
+            return turn
+        turn.close()
+        return None
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.digest + suffix)
 
     def has_checkpoint(self) -> bool:
         folder = self.path / CHECKPOINTS_FOLDER

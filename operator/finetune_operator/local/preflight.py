@@ -1,0 +1,33 @@
+"""What can be refused before the first stage starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune_jobs.contract import Stage, TrainRequest
+from finetune_operator.local.events import refuse
+from finetune_operator.local.runner import Runner
+from finetune_operator.local.volumes import claims, known_volumes
+
+
+def check_one_machine(runner: Runner) -> None:
+    """CannotRun when the training needs other machines."""
+    for planned in runner.missing():
+        request = planned.request
+        if isinstance(request, TrainRequest) and request.nodes > 1:
+            raise refuse(
+                "SeveralNodes",
+                f"spec.training.nodes is {request.nodes}, and this command runs on one machine.",
+                "Write nodes: 1 and this machine's number of GPUs as gpus, or apply the job to a cluster.",
+            )
+
+
+def check_port(runner: Runner) -> None:
+    """CannotRun when the demo could not listen; not when another run serves this very demo: that is waited for."""
+    demo = next((planned for planned in runner.wanted if planned.stage is Stage.DEMO), None)
+    if demo is not None and not runner.folder(demo).is_worked_on():
+        runner.address.check_free()
+
+
+def volumes_for(runner: Runner, given: Mapping[str, Path], beside: Path) -> dict[str, Path]:
+    """Folders of the claims that the missing stages read, and those given."""
+    return known_volumes(given, beside, claims(planned.request for planned in runner.missing()))

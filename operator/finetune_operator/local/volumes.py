@@ -1,0 +1,38 @@
+"""Where a job's PersistentVolumeClaims lie on this machine."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from finetune_jobs.contract import Request, Source
+from finetune_operator.local.events import refuse
+
+
+def claims(requests: Iterable[Request]) -> set[str]:
+    """Claims that these requests read."""
+    fields = (getattr(request, name) for request in requests for name in type(request).model_fields)
+    return {field.volume.claim_name for field in fields if isinstance(field, Source) and field.volume is not None}
+
+
+def parse_volume(text: str) -> tuple[str, Path]:
+    """CLAIM=FOLDER; ValueError with a sentence."""
+    claim, equals, folder = text.partition("=")
+    if not (claim and equals and folder):
+        raise ValueError(f"{text!r} is not CLAIM=FOLDER; write a claim's name and its folder, such as data=/srv/data")
+    return claim, Path(folder).expanduser()
+
+
+def known_volumes(given: Mapping[str, Path], beside: Path, wanted: Iterable[str]) -> dict[str, Path]:
+    """Folders by claim: those given, else the folder of the claim's name in `beside`; CannotRun when one is missing."""
+    found = {claim: folder.resolve() for claim, folder in given.items()}
+    for claim in sorted(wanted):
+        folder = found.setdefault(claim, (beside / claim).resolve())
+        if folder.is_dir():
+            continue
+        if claim in given:
+            raise refuse("VolumeMissing", f"{folder}, given for the claim {claim!r}, is no folder.", "Give a folder.")
+        raise refuse(
+            "VolumeUnknown",
+            f"Nothing says where the claim {claim!r} lies on this machine.",
+            f"Add --volume {claim}=FOLDER, or put the folder {claim} beside the job's file.",
+        )
+    return found
