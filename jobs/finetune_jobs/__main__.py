@@ -191,7 +191,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = Outcome(stage=stage, digest=digest, state=state, failure=failure)
         code = failed.exit_code
     if arguments.outcome is not None:
-        arguments.outcome.write_text(cut_to_fit(outcome), encoding="utf-8")
+        try:
+            arguments.outcome.write_text(cut_to_fit(outcome), encoding="utf-8")
+        except OSError as error:  # the exit code says the most of it
+            log.warning("the outcome could not be written: %s", error)
     return code
 
 
