@@ -1,6 +1,6 @@
 """Brings the files that a `Source` names to a folder; called by the model, dataset and export stages.
 
-Each kind of source has a module with ``bring(source, room, into, patterns) -> Fetched``. What they
+Each kind of source has a module with ``bring(source, room, into, selection) -> Fetched``. What they
 share is here: a fetch that was completed is not done again, and the source's own SHA-256 is checked
 last, so that whatever `fetch` returns is whole.
 """
@@ -15,13 +15,13 @@ from finetune_jobs.room import Room
 from finetune_jobs.sources import git, hugging_face, pypi, volume
 from finetune_jobs.sources.digests import Meter, folder_sha256, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched, read_note, write_note
-from finetune_jobs.sources.files import walk
+from finetune_jobs.sources.files import Selection, walk
 
 __all__ = ["Fetched", "fetch"]
 
 log = logging.getLogger(__name__)
 
-KINDS: dict[str, Callable[[Source, Room, Path, Sequence[str]], Fetched]] = {
+KINDS: dict[str, Callable[[Source, Room, Path, Selection], Fetched]] = {
     "hugging_face": hugging_face.bring,
     "git": git.bring,
     "volume": volume.bring,
@@ -29,13 +29,23 @@ KINDS: dict[str, Callable[[Source, Room, Path, Sequence[str]], Fetched]] = {
 }
 
 
-def fetch(source: Source, room: Room, into: Path, *, patterns: Sequence[str] = ()) -> Fetched:
+def fetch(
+    source: Source,
+    room: Room,
+    into: Path,
+    *,
+    patterns: Sequence[str] = (),
+    accept: Callable[[Sequence[str], Sequence[str]], None] | None = None,
+) -> Fetched:
     """Bring the source's files to the folder `into` and return what came.
 
     `patterns` are globs relative to the source's root ("*.json", "data/**/*.jsonl"; `*` stops at a
     slash, `**` does not); none means all files. A source that is one file brings that file whatever
     the patterns say. A fetch that an earlier run completed in `into` is taken as it is; one that was
     interrupted goes on where it stopped. Bytes are reported as progress in MB.
+
+    `accept` gets the wanted names and the other names of a folder before its first byte is brought,
+    and raises to refuse them.
 
     Raises UserMistake (what the source names isn't there, may not be read, or has another SHA-256)
     and MachineTrouble (network, disk space).
@@ -48,7 +58,7 @@ def fetch(source: Source, room: Room, into: Path, *, patterns: Sequence[str] = (
         log.info("taken from an earlier run: %s", known.description)
         return known
     kind = next(name for name in Source.KINDS if getattr(source, name) is not None)
-    fetched = KINDS[kind](source, room, into, patterns)
+    fetched = KINDS[kind](source, room, into, Selection(tuple(patterns), accept))
     if source.sha256 is not None:
         check_sha256(source.sha256, fetched, room)
     write_note(source, into, patterns, fetched)

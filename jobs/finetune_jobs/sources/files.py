@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from finetune_jobs.errors import UserMistake
@@ -50,21 +51,30 @@ def is_pickle(name: str) -> bool:
     return PurePath(name).suffix in PICKLES
 
 
-def left_out(names: Iterable[str], taken: Sequence[str]) -> tuple[str, ...]:
-    """The names that were not taken, a thousand at most."""
-    known = set(taken)
-    return tuple(name for name in names if name not in known)[:1000]
+@dataclass(frozen=True)
+class Selection:
+    """Which files of a source a stage wants."""
 
+    patterns: tuple[str, ...] = ()
+    accept: Callable[[Sequence[str], Sequence[str]], None] | None = None
+    """Gets the wanted names and the others before the first byte is brought; raises to refuse them."""
 
-def none_wanted(description: str, patterns: Sequence[str], there: Sequence[str]) -> UserMistake:
-    """The error for a source in which nothing is wanted."""
-    some = ", ".join(there[:10]) + (", ..." if len(there) > 10 else "")  # noqa: PLR2004 (enough to see what it is)
-    looked_for = ", ".join(patterns) if patterns else "any file"
-    return UserMistake(
-        "SourceEmpty",
-        f"{description} has none of the files that are looked for ({looked_for}); it has: {some or 'nothing'}.",
-        "Name the repository, package or folder that directly holds these files.",
-    )
+    def choose(self, there: Sequence[str], description: str) -> tuple[list[str], tuple[str, ...]]:
+        """The wanted names and the others, a thousand at most. Raises UserMistake when nothing is wanted."""
+        names = wanted(there, self.patterns)
+        known = set(names)
+        others = tuple(name for name in there if name not in known)[:1000]
+        if not names:
+            some = ", ".join(there[:10]) + (", ..." if len(there) > 10 else "")  # noqa: PLR2004 (enough to see what it is)
+            looked_for = ", ".join(self.patterns) if self.patterns else "any file"
+            raise UserMistake(
+                "SourceEmpty",
+                f"{description} has none of the files that are looked for ({looked_for}); it has: {some or 'nothing'}.",
+                "Name the repository, package or folder that directly holds these files.",
+            )
+        if self.accept is not None:
+            self.accept(names, others)
+        return names, others
 
 
 def inside(root: Path, relative: str, field: str) -> Path:

@@ -23,7 +23,7 @@ from finetune_jobs.room import Room
 from finetune_jobs.sources.arrival import Watching, folder_bytes
 from finetune_jobs.sources.digests import Meter, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched
-from finetune_jobs.sources.files import left_out, none_wanted, wanted
+from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
 from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token
 
@@ -104,7 +104,7 @@ def as_sentence(asked: GitSource, said: str) -> StageError:
     return MachineTrouble("GitFailed", f"{url} could not be fetched. git said: {last}", "Run again; it goes on.")
 
 
-def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fetched:
+def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetched:
     """Check out the wanted files of one revision and put the large ones in place of their pointers."""
     asked = source.git
     if asked is None:
@@ -113,10 +113,7 @@ def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fe
     commit = fetch_commit(checkout)
     description = f"git {masked(asked.url)} at {commit[:12]}"
     sizes = listed_files(checkout, commit)
-    there = list(sizes)
-    names = wanted(there, patterns)
-    if not names:
-        raise none_wanted(description, patterns, there)
+    names, others = selection.choose(list(sizes), description)
     pointers = check_out(checkout, commit, {name: sizes[name] for name in names})
     refuse_outward_links(into, names)
     if pointers and not asked.lfs:
@@ -124,7 +121,7 @@ def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fe
     if pointers:
         fetch_large(checkout, commit, pointers, room, description)
     shutil.rmtree(checkout.git_folder)
-    return Fetched(into, description, commit, left_out=left_out(there, names))
+    return Fetched(into, description, commit, left_out=others)
 
 
 def fetch_commit(checkout: Checkout) -> str:

@@ -22,7 +22,7 @@ from finetune_jobs.room import Room
 from finetune_jobs.sources.arrival import Watching, folder_bytes
 from finetune_jobs.sources.digests import Meter, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched
-from finetune_jobs.sources.files import left_out, none_wanted, wanted
+from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
 from finetune_jobs.sources.token import TOKEN_CURE, access_token
 
@@ -53,7 +53,7 @@ class Repository:
     endpoint: str | None
 
 
-def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fetched:
+def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetched:
     """Download what is wanted, several files at once, going on with what an earlier run left."""
     asked = source.hugging_face
     if asked is None:
@@ -62,14 +62,12 @@ def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fe
     repository = Repository(asked, kind, access_token(), os.environ.get("HF_ENDPOINT"))
     commit, license_name, files = ask(repository)
     description = f"huggingFace {asked.repo} at {commit[:12]}"
-    names = wanted([file.name for file in files], patterns)
-    if not names:
-        raise none_wanted(description, patterns, [file.name for file in files])
+    names, others = selection.choose([file.name for file in files], description)
     chosen = [file for file in files if file.name in set(names)]
     require_space(into, sum(file.size for file in chosen) - folder_bytes(into), description)
     download_all(repository, commit, chosen, into, room)
     verify_all(chosen, into, room)
-    return Fetched(into, description, commit, license_name, left_out=left_out([f.name for f in files], names))
+    return Fetched(into, description, commit, license_name, left_out=others)
 
 
 def ask(repository: Repository) -> tuple[str, str | None, list[RemoteFile]]:

@@ -25,7 +25,7 @@ from finetune_jobs.room import Room
 from finetune_jobs.sources.arrival import Watching
 from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
-from finetune_jobs.sources.files import inside, left_out, none_wanted, wanted
+from finetune_jobs.sources.files import Selection, inside
 from finetune_jobs.sources.space import require_space
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ SAID = (
 NETWORK_WORDS = SAID[2][0]
 
 
-def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fetched:
+def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetched:
     asked = source.pypi
     if asked is None:
         raise ValueError("not a pypi source")
@@ -52,19 +52,20 @@ def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fe
     with opened(wheel) as archive:
         members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         root = found_root(asked, sorted(members))
-        single = root in members
-        names = [root] if single else below(root, sorted(members), patterns)
         description = f"pypi {asked.requirement}" + (f" {root}" if root else "")
-        if not names:
-            raise none_wanted(description, patterns, [relative(name, root) for name in sorted(members)])
-        parent = str(PurePosixPath(root).parent) if single else root
-        unpack(archive, [members[name] for name in names], "" if parent == "." else parent, into, room)
+        single = root in members
+        others: tuple[str, ...] = ()
+        if single:
+            names = {PurePosixPath(root).name: root}
+        else:
+            under = below(root, sorted(members))
+            chosen, others = selection.choose(list(under), description)
+            names = {name: under[name] for name in chosen}
+        unpack(archive, {name: members[member] for name, member in names.items()}, into, room)
         license_name = licence(archive, sorted(members))
     shutil.rmtree(wheel.parent)
-    there = [] if single else below(root, sorted(members), ())
     path = into / PurePosixPath(root).name if single else into
-    version = asked.requirement.partition("==")[2]
-    return Fetched(path, description, version, license_name, left_out=left_out(there, names))
+    return Fetched(path, description, asked.requirement.partition("==")[2], license_name, left_out=others)
 
 
 def download(asked: PyPISource, into: Path, room: Room) -> Path:
@@ -150,19 +151,15 @@ def found_root(asked: PyPISource, members: Sequence[str]) -> str:
     )
 
 
-def relative(name: str, root: str) -> str:
-    return name.removeprefix(f"{root}/") if root else name
+def below(root: str, members: Sequence[str]) -> dict[str, str]:
+    """The members under `root`: name there -> name in the wheel."""
+    prefix = f"{root}/" if root else ""
+    return {name.removeprefix(prefix): name for name in members if name.startswith(prefix)}
 
 
-def below(root: str, members: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The wanted members under `root`, by their names in the wheel."""
-    under = {relative(name, root): name for name in members if not root or name.startswith(f"{root}/")}
-    return [under[name] for name in wanted(under, patterns)]
-
-
-def unpack(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], root: str, into: Path, room: Room) -> None:
-    """Write the members below `into`; zipfile checks each one's CRC while it reads."""
-    targets = [(member, safe_target(member, root, into)) for member in members]
+def unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], into: Path, room: Room) -> None:
+    """Write the members below `into` by the given names; zipfile checks each one's CRC while it reads."""
+    targets = [(member, safe_target(member, name, into)) for name, member in members.items()]
     missing = [(m, target) for m, target in targets if not target.is_file() or target.stat().st_size != m.file_size]
     require_space(into, sum(member.file_size for member, _ in missing), "Unpacking the wheel")
     meter = Meter(room, sum(member.file_size for member, _ in missing), "unpacking")
@@ -176,9 +173,8 @@ def unpack(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], root: s
         draft.replace(target)
 
 
-def safe_target(member: zipfile.ZipInfo, root: str, into: Path) -> Path:
+def safe_target(member: zipfile.ZipInfo, name: str, into: Path) -> Path:
     """Where the member goes; refused if its name or its being a link would lead elsewhere."""
-    name = relative(member.filename, root)
     link = stat.S_ISLNK(member.external_attr >> 16)
     if link or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise UserMistake(

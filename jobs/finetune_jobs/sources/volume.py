@@ -10,22 +10,23 @@ from finetune_jobs.errors import UserMistake
 from finetune_jobs.room import Room
 from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
-from finetune_jobs.sources.files import inside, left_out, none_wanted, walk, wanted
+from finetune_jobs.sources.files import Selection, inside, walk
 from finetune_jobs.sources.space import require_space
 
 
-def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fetched:
+def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetched:
     """Link or copy; the volume may be read-only."""
     asked = source.volume
     if asked is None:
         raise ValueError("not a volume source")
     description = f"volume {asked.claim_name}" + (f" {asked.path}" if asked.path else "")
     origin = existing(room.volume(asked.claim_name), asked.path, asked.claim_name)
-    there = [""] if origin.is_file() else walk(origin)
-    names = there if origin.is_file() else wanted(there, patterns)
-    if not names:
-        raise none_wanted(description, patterns, there)
-    pairs = [(origin / name, into / name) if name else (origin, into / origin.name) for name in names]
+    others: tuple[str, ...] = ()
+    if origin.is_file():
+        pairs = [(origin, into / origin.name)]
+    else:
+        names, others = selection.choose(walk(origin), description)
+        pairs = [(origin / name, into / name) for name in names]
     for file, _ in pairs:
         check_readable(file, description)
     if asked.mode == "link":
@@ -34,7 +35,7 @@ def bring(source: Source, room: Room, into: Path, patterns: Sequence[str]) -> Fe
     else:
         copy_all(pairs, room, into, description)
     path = into / origin.name if origin.is_file() else into
-    return Fetched(path, description, linked=asked.mode == "link", left_out=left_out(there, names))
+    return Fetched(path, description, linked=asked.mode == "link", left_out=others)
 
 
 def existing(root: Path, path: str, claim: str) -> Path:
