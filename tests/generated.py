@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import yaml
 from pydantic import BaseModel
 
 from finetune_jobs.contract import Source
 from finetune_operator.api import FineTuneJob
+from finetune_operator.api.crd import crd
 from finetune_operator.api.problems import model_in
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +79,13 @@ def allowed(shape: dict, schema: dict) -> str:
     return str(shape.get("type", "object"))
 
 
+def custom_resource_definition() -> str:
+    head = "# Made from the models in operator/finetune_operator/api/ by `make generate`; do not edit.\n"
+    return head + yaml.safe_dump(crd(), sort_keys=False, width=110, allow_unicode=True)
+
+
 FILES: dict[str, Callable[[], str]] = {
+    "crds/finetunejobs.finetune.dev.yaml": custom_resource_definition,
     "docs/resource.md": resource_reference,
 }
 

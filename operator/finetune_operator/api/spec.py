@@ -237,7 +237,7 @@ class Demo(Contract):
     replicas: int = Field(default=1, ge=0, le=100, description="Pods that serve the page.")
     gpus: int = Field(default=0, ge=0, le=64, description="GPUs a demo pod; 0 serves from the CPU.")
     compare_with_base: bool = Field(default=True, description="Show the base model's answer beside the tuned one's.")
-    tools: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z]\w*$", max_length=63)], ...] = Field(
+    tools: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)], ...] = Field(
         default=("ArxivSearch",), min_length=1, max_length=20, description="Lagent's actions that the page offers."
     )
     ingress: Ingress | None = Field(default=None, description="Open the page by an Ingress.")

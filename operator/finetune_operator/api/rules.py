@@ -1,0 +1,109 @@
+"""Rules across fields, as the API server checks them (CEL), beside the pydantic validators that say the same.
+
+``make test-api`` proves that both agree on the same objects. Every message says what to write instead.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from finetune_jobs.contract import Source
+from finetune_operator.api.job import NAME_LENGTH
+from finetune_operator.api.spec import CONFIG_SAYS, EnvVar, Evaluation, Spec, Storage, Training, camel
+
+
+@dataclass(frozen=True)
+class Rule:
+    rule: str
+    """CEL over ``self`` (and ``oldSelf``)."""
+    message: str
+
+
+def count(*fields: str) -> str:
+    return f"[{', '.join(f'has(self.{field})' for field in fields)}].filter(given, given).size()"
+
+
+RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
+    Source: (
+        Rule(
+            f"{count('huggingFace', 'git', 'volume', 'pypi')} == 1",
+            "a source is exactly one of huggingFace, git, volume, pypi; write one and leave the others out",
+        ),
+    ),
+    Training: (
+        Rule("!(has(self.deepspeed) && has(self.deepspeedConfig))", "write deepspeed or deepspeedConfig, not both"),
+        Rule(
+            f"!has(self.config) || {count(*map(camel, CONFIG_SAYS))} == 0",
+            f"config is used as it is, so leave out {', '.join(map(camel, CONFIG_SAYS))} and write them in the config",
+        ),
+    ),
+    Evaluation: (
+        Rule(
+            "!(has(self.prompts) && has(self.promptsFrom))",
+            "write prompts (a built-in set) or promptsFrom (your own), not both",
+        ),
+    ),
+    EnvVar: (Rule("has(self.value) != has(self.valueFrom)", "write value or valueFrom, one of the two"),),
+    Storage: (
+        Rule(
+            "has(self.claimName) != has(self.size)",
+            "write claimName (a claim of your own) or size (a new claim), one of the two",
+        ),
+        Rule(
+            "!has(self.claimName) || !(has(self.storageClassName) || has(self.accessModes))",
+            "storageClassName and accessModes belong to a new claim; leave them out with claimName",
+        ),
+    ),
+    Spec: (
+        Rule(
+            "has(self.dataset) != has(self.adapter)",
+            "write dataset (to train an adapter) or adapter (a ready one), one of the two",
+        ),
+        Rule(
+            "!(has(self.adapter) && has(self.training))",
+            "with a ready adapter nothing is trained; leave out training or adapter",
+        ),
+        Rule(
+            "!has(self.training) || !has(self.training.nodes) || self.training.nodes <= 1 || (has(self.storage) && "
+            "(has(self.storage.claimName) || (has(self.storage.accessModes) && "
+            "'ReadWriteMany' in self.storage.accessModes)))",
+            "training.nodes above 1 needs a workspace that all nodes write to; "
+            "write storage.accessModes: [ReadWriteMany] or storage.claimName",
+        ),
+    ),
+}
+
+ROOT_RULES = (
+    Rule(
+        f"size(self.metadata.name) <= {NAME_LENGTH}",
+        f"write a name of at most {NAME_LENGTH} characters: the names of the stages' Jobs are made from it",
+    ),
+    Rule(
+        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "write a name of lower-case letters, digits and hyphens, without dots",
+    ),
+    Rule(
+        "!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.size() == 0 || "
+        "(has(self.spec.storage) == has(oldSelf.spec.storage) && "
+        "(!has(self.spec.storage) || self.spec.storage == oldSelf.spec.storage || "
+        "(has(self.spec.storage.size) && has(oldSelf.spec.storage.size) && "
+        "has(self.spec.storage.storageClassName) == has(oldSelf.spec.storage.storageClassName) && "
+        "has(self.spec.storage.accessModes) == has(oldSelf.spec.storage.accessModes) && "
+        "(!has(self.spec.storage.storageClassName) || "
+        "self.spec.storage.storageClassName == oldSelf.spec.storage.storageClassName) && "
+        "(!has(self.spec.storage.accessModes) || "
+        "self.spec.storage.accessModes == oldSelf.spec.storage.accessModes))))",
+        "a stage has written to this workspace, so storage stays as it is (but for size and reclaimPolicy); "
+        "write a new FineTuneJob to use another workspace",
+    ),
+)
+"""Over the whole object; the last one speaks of a change."""
+
+VALUE_RULES: dict[tuple[type[BaseModel], str], Rule] = {
+    (Training, "learning_rate"): Rule(
+        "double(self) > 0.0 && double(self) <= 0.1",
+        'write a learning rate above 0 and at most "0.1" as a string, such as "2e-4"',
+    ),
+}
+FRACTION_RULE = Rule("double(self) <= 1.0", 'write a fraction between "0" and "1" as a string, such as "0.8"')
+"""Of every field of type Fraction."""
