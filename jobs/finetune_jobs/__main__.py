@@ -91,7 +91,8 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
     folder = stage_folder(workspace, request.stage, digest)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        done = read_record(workspace, request.stage, digest)
+        # a demo is served, not made: there is nothing to take
+        done = None if request.stage is Stage.DEMO else read_record(workspace, request.stage, digest)
         if done is not None:
             return State.REUSED, done
         started = datetime.now(UTC)
@@ -106,7 +107,8 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
             result=result.model_dump(mode="json", by_alias=True, exclude_none=True),
             versions=installed_versions(),
         )
-        write_atomically(folder / RESULT_FILE, record.to_json())
+        if request.stage is not Stage.DEMO:
+            write_atomically(folder / RESULT_FILE, record.to_json())
         return State.SUCCEEDED, record
 
 
