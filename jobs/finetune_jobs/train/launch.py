@@ -1,0 +1,151 @@
+"""Starts torchrun with our rank program, watches it, and says how it ended."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune_jobs.contract import CONFIG_FILE, ExitCode, Failure
+from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
+from finetune_jobs.train import checkpoints
+from finetune_jobs.train.failures import explain
+from finetune_jobs.train.hardware import Machine
+from finetune_jobs.train.layout import (
+    DEEPSPEED_FILE,
+    EXTENSIONS_FOLDER,
+    FOLDER_VARIABLE,
+    RANKS_FOLDER,
+    STARTED_FILE,
+    WORK_FOLDER,
+)
+from finetune_jobs.train.lifeline import PARENT_VARIABLE
+from finetune_jobs.train.stop import STOP_FILE
+from finetune_jobs.train.world import World
+
+log = logging.getLogger(__name__)
+
+KEPT_LINES = 400
+"""Of the ranks' output, for `failures`."""
+MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+
+
+def launch(out: Path, world: World, machine: Machine, resume: Path | None) -> None:
+    """Train until the last step; `resume` is a complete checkpoint.
+
+    Raises Interrupted when asked to stop (KeyboardInterrupt here, or a signal to a rank), and UserMistake or
+    MachineTrouble when a rank fails.
+    """
+    ranks = out / RANKS_FOLDER
+    shutil.rmtree(ranks, ignore_errors=True)
+    ranks.mkdir()
+    killed_before = oom_kills()
+    process = subprocess.Popen(
+        command(out, world, resume),
+        env=environment(out, world, machine, os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        close_fds=False,  # the stage's lock goes with it
+        start_new_session=True,  # Ctrl-C reaches the stage alone, which asks the ranks to save
+    )
+    last: deque[str] = deque(maxlen=KEPT_LINES)
+    asked = False
+    try:
+        relay(process, last)
+    except KeyboardInterrupt:
+        asked = True
+        stop(process, ranks, last)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    conclude(out, process.returncode, last, asked=asked, oom=oom_kills() - killed_before)
+
+
+def command(out: Path, world: World, resume: Path | None) -> list[str]:
+    torchrun = [
+        sys.executable, "-m", "finetune_jobs.train.elastic",
+        f"--nnodes={world.nodes}", f"--node-rank={world.node_rank}", f"--nproc-per-node={world.per_node}",
+        f"--master-addr={world.address}", f"--master-port={world.port}", "--max-restarts=0",
+    ]  # fmt: skip
+    training = [
+        "-m", "finetune_jobs.train.rank", str(out / CONFIG_FILE), "--work-dir", str(out / WORK_FOLDER),
+        "--deepspeed", str(out / DEEPSPEED_FILE), "--launcher", "pytorch",
+    ]  # fmt: skip
+    return [*torchrun, *training, *(["--resume", str(resume)] if resume else [])]
+
+
+def environment(out: Path, world: World, machine: Machine, base: Mapping[str, str]) -> dict[str, str]:
+    threads = max(1, machine.cores // world.per_node)
+    own = {
+        FOLDER_VARIABLE: str(out),
+        PARENT_VARIABLE: str(os.getpid()),
+        "TORCH_EXTENSIONS_DIR": str(out / EXTENSIONS_FOLDER),
+        "PYTHONUNBUFFERED": "1",
+    }
+    hidden = {} if world.gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    return {"OMP_NUM_THREADS": str(threads), **base, **own, **hidden}
+
+
+def relay(process: "subprocess.Popen[str]", last: "deque[str]") -> None:
+    """Pass the ranks' output on to this stage's log."""
+    if process.stdout is None:
+        raise AssertionError("torchrun is started with a pipe")
+    for line in process.stdout:
+        last.append(line.rstrip("\n"))
+        sys.stderr.write(line)
+
+
+def stop(process: "subprocess.Popen[str]", ranks: Path, last: "deque[str]") -> None:
+    """Ask the ranks to save and end; those that have not begun are ended at once."""
+    if not (ranks / STARTED_FILE).exists():
+        return
+    log.info("asked to stop: saving a checkpoint at the end of this step")
+    (ranks / STOP_FILE).touch()
+    try:
+        relay(process, last)
+        process.wait()
+    except KeyboardInterrupt:
+        log.warning("asked to stop again: ending without a new checkpoint")
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def conclude(out: Path, code: int, last: "deque[str]", *, asked: bool, oom: int) -> None:
+    newest = checkpoints.newest(out)
+    marker = checkpoints.read_marker(newest) if newest else None
+    if marker is not None and marker.step == marker.total_steps:
+        return
+    if asked or code == 0:
+        saved = (
+            f"A checkpoint is saved at step {marker.step} of {marker.total_steps}."
+            if marker
+            else "Nothing was saved yet."
+        )
+        raise Interrupted(f"The training was asked to stop. {saved}", "Run the same job again to go on from there.")
+    checkpoints.clear_drafts(out)
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / RANKS_FOLDER).glob("*.json"))]
+    for rank in told:
+        if "failure" in rank:
+            raise as_stage_error(rank)
+    raise explain([rank["error"] for rank in told], list(last), oom_kills=oom)
+
+
+def as_stage_error(rank: Mapping[str, object]) -> StageError:
+    failure = Failure.model_validate(rank["failure"])
+    kind = UserMistake if rank["exitCode"] == ExitCode.USER_MISTAKE else MachineTrouble
+    return kind(failure.reason, failure.message, failure.cure)
+
+
+def oom_kills(events: Path = MEMORY_EVENTS) -> int:
+    """How many processes the kernel has killed in this container because its memory ran out."""
+    if not events.exists():
+        return 0
+    counts = dict(line.split() for line in events.read_text(encoding="ascii").splitlines())
+    return int(counts.get("oom_kill", 0))

@@ -1,0 +1,13 @@
+"""Names inside a train folder that the contract does not fix, and of what the stage tells its ranks."""
+
+DEEPSPEED_FILE = "deepspeed.json"
+WORK_FOLDER = "xtuner"
+"""XTuner's work-dir: its own logs."""
+EXTENSIONS_FOLDER = "extensions"
+"""TORCH_EXTENSIONS_DIR: a lock that a killed compile left in a shared one would hang every later run."""
+RANKS_FOLDER = "ranks"
+"""How each rank ended, for the stage process alone; cleared at each start."""
+STARTED_FILE = "started"
+"""In RANKS_FOLDER: training has begun, so a stop is worth a checkpoint."""
+FOLDER_VARIABLE = "FINETUNE_TRAIN_FOLDER"
+"""The stage's folder, in a rank's environment."""

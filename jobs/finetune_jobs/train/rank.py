@@ -1,0 +1,82 @@
+"""One training process: ``xtuner.tools.train`` with what it needs to be safe on this machine.
+
+torchrun starts it, or you by hand, beside the config that the stage wrote::
+
+    python -m torch.distributed.run --nproc-per-node 1 -m finetune_jobs.train.rank \\
+        config.py --work-dir WORK --deepspeed deepspeed.json --launcher pytorch
+"""
+
+import importlib
+import json
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_jobs.errors import StageError
+from finetune_jobs.train import stop
+from finetune_jobs.train.layout import FOLDER_VARIABLE, RANKS_FOLDER
+from finetune_jobs.train.lifeline import die_with_parent
+
+DEFAULTS = {
+    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # DeepSpeed's checkpoints hold more than tensors; these are our own
+    "MKL_SERVICE_FORCE_INTEL": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin make two processes on one core ten times slower
+    "GOMP_SPINCOUNT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    die_with_parent()
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    stop.listen()
+    try:
+        _train(arguments)
+    except BaseException as error:
+        _report(error)
+        raise
+
+
+def _train(arguments: Sequence[str]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        _settle_on_cpu(torch)
+    sys.argv = ["xtuner.tools.train", *arguments]
+    runpy.run_module("xtuner.tools.train", run_name="__main__", alter_sys=True)
+
+
+def _settle_on_cpu(torch: object) -> None:
+    """What mmengine, bitsandbytes and DeepSpeed take for granted on a GPU."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    torch.cuda.set_device = lambda _device: None  # type: ignore[attr-defined]
+    if not hasattr(torch.cpu, "is_bf16_supported"):  # type: ignore[attr-defined]
+        torch.cpu.is_bf16_supported = lambda: False  # type: ignore[attr-defined]
+    # With AVX512-BF16 a forward in eval mode repacks 4-bit weights and autograd is gone: training learns nothing.
+    modules = importlib.import_module("bitsandbytes.nn.modules")
+    modules.has_avx512bf16 = lambda: False  # type: ignore[attr-defined]
+    # Compiles C++ for over a minute, for an all-reduce that only DeepSpeed's inference uses. `import
+    # deepspeed.comm.torch as x` would bind the real torch, and the setting would be lost.
+    communication = importlib.import_module("deepspeed.comm.torch")
+    communication.build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+def _report(error: BaseException) -> None:
+    """Leave how this rank ended for the stage process."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder is None or (isinstance(error, SystemExit) and not error.code):
+        return
+    told: dict[str, object] = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    if isinstance(error, StageError):
+        told |= {"exitCode": int(error.exit_code), "failure": json.loads(error.failure.to_json())}
+    path = Path(folder) / RANKS_FOLDER / f"{os.environ.get('RANK', '0')}.json"
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
