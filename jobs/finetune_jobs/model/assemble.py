@@ -1,0 +1,35 @@
+"""From what was fetched to the model folder, without copying a byte where the disk allows it."""
+
+import os
+import shutil
+from pathlib import Path
+
+from finetune_jobs.model import names
+from finetune_jobs.sources.files import matches, walk
+
+READABLE = 0o644
+
+
+def lay_out(fetched: Path, folder: Path) -> None:
+    """Put the model's files into `folder` anew: links to a linked volume, hard links to a download."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    draft.chmod(0o755)
+    for name in walk(fetched):
+        if any(matches(name, pattern) for pattern in names.wanted(allow_pickle=True)):
+            lay(fetched / name, draft / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def lay(file: Path, target: Path) -> None:
+    if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
+        target.symlink_to(file.readlink())
+        return
+    file.resolve().chmod(READABLE)
+    try:
+        os.link(file.resolve(), target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, target)
+        target.chmod(READABLE)
