@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,6 +49,9 @@ PROGRAMS = {
     Stage.DEMO: "finetune_jobs.demo",
 }
 """Each module has ``run(request, room) -> its result``; it is imported only when its stage runs."""
+
+SERVICES = {Stage.DEMO}
+"""Served, not made: no lock, so that several can serve at once; no result, which the next run would take."""
 
 SHAPING_PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "xtuner", "datasets", "tokenizers", "lagent",
@@ -90,9 +93,9 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
     digest = request.digest()
     folder = stage_folder(workspace, request.stage, digest)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        # a demo is served, not made: there is nothing to take
-        done = None if request.stage is Stage.DEMO else read_record(workspace, request.stage, digest)
+    service = request.stage in SERVICES
+    with nullcontext() if service else locked(folder):
+        done = None if service else read_record(workspace, request.stage, digest)
         if done is not None:
             return State.REUSED, done
         started = datetime.now(UTC)
@@ -107,7 +110,7 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
             result=result.model_dump(mode="json", by_alias=True, exclude_none=True),
             versions=installed_versions(),
         )
-        if request.stage is not Stage.DEMO:
+        if not service:
             write_atomically(folder / RESULT_FILE, record.to_json())
         return State.SUCCEEDED, record
 

@@ -1,0 +1,146 @@
+"""The first page: one question, the answers side by side, and what the visitor may set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+from lagent.agents.react import CALL_PROTOCOL_EN, FORCE_STOP_PROMPT_EN
+from streamlit.runtime import get_instance
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from finetune_jobs.agent.engine import Sampling
+from finetune_jobs.agent.react import MAX_TURN, Agent
+from finetune_jobs.demo.conversation import Conversation, Exchange
+from finetune_jobs.demo.look import reply_html
+from finetune_jobs.demo.models import Shelf, Slot, shelf
+from finetune_jobs.demo.settings import Settings, read_settings
+from finetune_jobs.errors import MachineTrouble
+
+POLL_SECONDS = 0.25
+"""Between two drawings of an answer that grows."""
+EXAMPLES = (
+    "Please help me search the InternLM2 Technical Report.",
+    "Find papers about sparse attention.",
+    "Search arXiv for diffusion models.",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the sidebar says."""
+
+    tools: tuple[str, ...]
+    sampling: Sampling
+    max_turn: int
+    call_protocol: str
+    force_stop: str
+    remember: bool
+
+    def agent(self, slot: Slot) -> Agent:
+        if slot.engine is None:
+            raise MachineTrouble("ModelNotLoaded", slot.error or "The model is not loaded.", "See the demo's log.")
+        return Agent(slot.engine, self.tools, self.max_turn, self.call_protocol, self.force_stop, self.sampling)
+
+
+def show() -> None:
+    settings, talk = read_settings(), conversation()
+    options = sidebar(settings, talk)
+    st.title(settings.title)
+    loading()
+    for exchange in talk.exchanges[:-1]:
+        draw(exchange)
+    st.fragment(latest, run_every=POLL_SECONDS if talk.running else None)()
+    asked = None if talk.exchanges else examples()
+    asked = st.chat_input("Ask both models one question", disabled=talk.running, max_chars=4000) or asked
+    if asked:
+        talk.ask(asked, options.agent, remember=options.remember)
+        st.rerun()
+
+
+def conversation() -> Conversation:
+    if "conversation" not in st.session_state:
+        models = shelf()
+        models.load()
+        st.session_state["conversation"] = Conversation(models.slots, presence())
+    talk: Conversation = st.session_state["conversation"]
+    return talk
+
+
+def presence() -> Callable[[], bool]:
+    """Whether this visitor's browser is still connected."""
+    context = get_script_run_ctx()
+    return (lambda: get_instance().is_active_session(context.session_id)) if context else (lambda: True)
+
+
+def sidebar(settings: Settings, talk: Conversation) -> Options:
+    with st.sidebar:
+        if st.button("Clear the conversation", key="clear", width="stretch", disabled=not talk.exchanges):
+            talk.clear()
+            st.rerun()
+        tools = st.multiselect("Tools", settings.tools, default=settings.tools, key="tools")
+        remember = st.toggle("Remember earlier questions", value=False, key="remember")
+        sampling = sampling_settings()
+        max_turn = st.slider("Most model calls for one question", 1, 10, MAX_TURN, key="max_turn")
+        call_protocol, force_stop = prompts()
+    return Options(tuple(tools), sampling, max_turn, call_protocol, force_stop, remember)
+
+
+def sampling_settings() -> Sampling:
+    usual = Sampling()
+    temperature = st.slider(
+        "Temperature", 0.0, 2.0, usual.temperature, 0.05, key="temperature", help="0: always the likeliest token"
+    )
+    top_p = st.slider("Top-p", 0.05, 1.0, usual.top_p, 0.05, key="top_p", disabled=temperature == 0)
+    longest = st.slider("Most new tokens a model call", 16, 1024, usual.max_new_tokens, 16, key="max_new_tokens")
+    return Sampling(longest, temperature, top_p)
+
+
+def prompts() -> tuple[str, str]:
+    with st.expander("Prompts"):
+        protocol = st.text_area("Call protocol", CALL_PROTOCOL_EN, height=360, key="call_protocol")
+        stop = st.text_area("Force-stop prompt", FORCE_STOP_PROMPT_EN, height=90, key="force_stop")
+    return protocol, stop
+
+
+def examples() -> str | None:
+    st.caption("Ask something that needs a tool, or begin with one of these:")
+    for number, (column, question) in enumerate(zip(st.columns(len(EXAMPLES)), EXAMPLES, strict=True)):
+        if column.button(question, key=f"example{number}", width="stretch"):
+            return question
+    return None
+
+
+def loading() -> None:
+    models = shelf()
+    if not all(slot.ready.is_set() for slot in models.slots.values()):
+        st.fragment(loading_note, run_every=POLL_SECONDS)(models)
+
+
+def loading_note(models: Shelf) -> None:
+    if all(slot.ready.is_set() for slot in models.slots.values()):
+        st.rerun()
+    left = [side.value for side, slot in models.slots.items() if not slot.ready.is_set()]
+    st.info(f"Loading the weights ({' and '.join(left)}). A question asked now is answered as soon as they are there.")
+
+
+def latest() -> None:
+    """The exchange that may still grow. As a fragment it is drawn again without the rest of the page."""
+    talk = conversation()
+    if not talk.exchanges:
+        return
+    exchange = talk.exchanges[-1]
+    draw(exchange)
+    if exchange.ended:
+        if st.session_state.pop("was_running", False):
+            st.rerun()
+        return
+    st.session_state["was_running"] = True
+    st.button("Stop", key="stop", icon="⏹️", on_click=exchange.stop.set)
+
+
+def draw(exchange: Exchange) -> None:
+    with st.chat_message("user"):
+        st.text(exchange.question)
+    for column, (side, reply) in zip(st.columns(len(exchange.replies)), exchange.replies.items(), strict=True):
+        with column.container(border=True):
+            st.html(reply_html(side, reply))

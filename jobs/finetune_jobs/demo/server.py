@@ -1,0 +1,69 @@
+"""``python -m finetune_jobs.demo.server HOST PORT PARENT``: Streamlit, with the weights loading beside it.
+
+A process of its own that ends with its parent, so that nothing is left behind. `Settings` are in the environment.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from finetune_jobs.demo.models import shelf
+
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
+PAGE = Path(__file__).with_name("page.py")
+FLAGS = {
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    "server.enableAgentApi": "false",
+    "server.maxUploadSize": "1",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "viewer",
+    "client.showErrorDetails": "none",
+    "theme.base": "light",
+    "theme.primaryColor": "#1f6f54",
+}
+
+
+def main(host: str, port: str, parent: str) -> None:
+    end_with(int(parent))
+    threading.Thread(target=load_once_open, args=(host, port), name="load", daemon=True).start()
+    flags = {**FLAGS, "server.address": host, "server.port": port}
+    sys.argv = ["streamlit", "run", str(PAGE), *(f"--{name}={value}" for name, value in flags.items())]
+    from streamlit.web.cli import main as streamlit
+
+    streamlit()
+
+
+def end_with(parent: int) -> None:
+    """Be sent SIGTERM when the parent dies (Linux; elsewhere the runner cleans up)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        raise SystemExit(1)
+
+
+def load_once_open(host: str, port: str) -> None:
+    """Load the weights without waiting for a visitor, but let the page open first: both want the same cores."""
+    address = f"[{host}]" if ":" in host else host
+    opener = build_opener(ProxyHandler({}))
+    while True:
+        try:
+            opener.open(f"http://{address}:{port}/_stcore/health", timeout=1).close()
+        except (URLError, OSError):
+            time.sleep(0.1)
+        else:
+            break
+    shelf().load()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
