@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from finetune_jobs.contract import MODEL_FOLDER, ModelRequest, PyPISource, Source, Stage
 from finetune_jobs.room import read_record, stage_folder
 

@@ -7,7 +7,7 @@ there is refused, not guessed at.
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def regex_split(pattern: str) -> Any:
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-SPLITS = {
+SPLITS: dict[str, Callable[[], Any]] = {
     "gpt-2": gpt2_split,
     "smollm": digits_split,
     "llama-bpe": lambda: regex_split(LLAMA3_SPLIT),
