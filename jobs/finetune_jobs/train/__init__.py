@@ -1,6 +1,6 @@
 """The train stage: XTuner QLoRA under torchrun and DeepSpeed; called by ``python -m finetune_jobs train``.
 
-check, write the config, launch, verify. Interrupted at any line, the next run goes on from the newest complete
+check, write the config, launch, sum up. Interrupted at any line, the next run goes on from the newest complete
 checkpoint.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from finetune_jobs.contract import (
     CONFIG_FILE,
     CURVE_FILE,
+    MESSAGES_FOLDER,
     MODEL_FOLDER,
     PACKED_FOLDER,
     Stage,
@@ -19,13 +20,14 @@ from finetune_jobs.contract import (
 )
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.room import Room, write_atomically
-from finetune_jobs.train import checkpoints, curve
+from finetune_jobs.train import checkpoints, curve, preflight
 from finetune_jobs.train.config import Setting, config_text
 from finetune_jobs.train.hardware import Machine, survey
 from finetune_jobs.train.launch import launch
 from finetune_jobs.train.layout import DEEPSPEED_FILE
+from finetune_jobs.train.memory import shape_of
+from finetune_jobs.train.own_config import Here, own_config_text
 from finetune_jobs.train.schedule import Schedule
-from finetune_jobs.train.verify import verify
 from finetune_jobs.train.world import World, make_world
 from finetune_jobs.train.zero import custom_deepspeed_config, deepspeed_config
 
@@ -33,11 +35,15 @@ log = logging.getLogger(__name__)
 
 
 def run(request: TrainRequest, room: Room) -> TrainResult:
-    """Train the adapter, or go on with it; the checkpoint, the config and the curve stay in the room."""
+    """Train the adapter, or go on with it; the checkpoint, the config and the curve stay in the room.
+
+    Raises UserMistake (the request or the data can't be trained, the loss is NaN or diverges), MachineTrouble (memory,
+    disk, a killed process) and Interrupted (asked to stop; a checkpoint is saved).
+    """
     room.progress(0, 1, force=True, message="checking")
     machine = survey()
     world = make_world(request, machine)
-    write_configs(request, room, machine, world)
+    prepare(request, room, machine, world)
     for left in checkpoints.clear_drafts(room.out):
         log.info("%s was being written when an earlier run ended; it is not used", left.name)
     resume = resumable(room.out, world)
@@ -46,39 +52,49 @@ def run(request: TrainRequest, room: Room) -> TrainResult:
     return finished(room.out, world)
 
 
-def write_configs(request: TrainRequest, room: Room, machine: Machine, world: World) -> None:
+def prepare(request: TrainRequest, room: Room, machine: Machine, world: World) -> None:
+    """Check what can be checked on CPU, and write both configs."""
+    model = room.input(Stage.MODEL) / MODEL_FOLDER
     dtype = machine.dtype if world.gpu else "float32"
+    write_atomically(room.out / DEEPSPEED_FILE, deepspeed_text(request, dtype, world))
+    shape = shape_of(preflight.read_model_config(model))
+    preflight.check_disk(request, shape, room.out)
+    if request.config is not None:
+        here = Here(model, room.input(Stage.DATASET) / MESSAGES_FOLDER, world.backend, machine.cores)
+        preflight.check_messages(preflight.open_rows(here.messages))
+        text = own_config_text(request, here)
+    else:
+        text = config_text(request, checked_setting(request, room, machine, world))
+    write_atomically(room.out / CONFIG_FILE, text)
+
+
+def deepspeed_text(request: TrainRequest, dtype: str, world: World) -> str:
+    if request.deepspeed == "custom":
+        config = custom_deepspeed_config(request.deepspeed_config, dtype)
+    else:
+        config = deepspeed_config(request.deepspeed, dtype, gpu=world.gpu)
+    return json.dumps(config, indent=2) + "\n"
+
+
+def checked_setting(request: TrainRequest, room: Room, machine: Machine, world: World) -> Setting:
+    model = room.input(Stage.MODEL) / MODEL_FOLDER
     packed = room.input(Stage.DATASET) / PACKED_FOLDER
+    dtype = machine.dtype if world.gpu else "float32"
+    config = preflight.read_model_config(model)
+    preflight.check_learning_rate(request)
+    preflight.check_template(request.template, model)
+    rows = preflight.open_rows(packed)
+    preflight.check_rows(rows, request, config)
+    recompute = preflight.choose_recompute(request, shape_of(config), machine, world, dtype)
     schedule = Schedule(
-        rows=count_rows(packed),
+        rows=len(rows),
         world_size=world.size,
         batch_size=request.batch_size,
         accumulation=request.gradient_accumulation,
         epochs=request.epochs,
         warmup_ratio=float(request.warmup_ratio),
     )
-    setting = Setting(
-        model=room.input(Stage.MODEL) / MODEL_FOLDER,
-        packed=packed,
-        schedule=schedule,
-        dtype=dtype,
-        backend=world.backend,
-        recompute=False,
-    )
-    custom = request.deepspeed == "custom"
-    zero = (
-        custom_deepspeed_config(request.deepspeed_config, dtype)
-        if custom
-        else deepspeed_config(request.deepspeed, dtype, gpu=world.gpu)
-    )
-    write_atomically(room.out / DEEPSPEED_FILE, json.dumps(zero, indent=2) + "\n")
-    write_atomically(room.out / CONFIG_FILE, config_text(request, setting))
-
-
-def count_rows(packed: Path) -> int:
-    from datasets import load_from_disk
-
-    return len(load_from_disk(str(packed)))
+    return Setting(model, packed, schedule, dtype, world.backend, recompute)
 
 
 def is_last(checkpoint: Path) -> bool:
@@ -103,11 +119,10 @@ def resumable(out: Path, world: World) -> Path | None:
 
 
 def finished(out: Path, world: World) -> TrainResult:
-    """Open what was trained, and sum it up."""
+    """Sum up; that the last checkpoint holds a sound adapter was checked before it got its name (`verify`)."""
     last = checkpoints.newest(out)
     if last is None:
         raise MachineTrouble("CheckpointMissing", f"Training ended, but {out} holds no checkpoint.", "Run again.")
-    verify(last)
     marker = checkpoints.read_marker(last)
     points = curve.read(out / CURVE_FILE)
     seconds = marker.tally.seconds

@@ -70,3 +70,13 @@ def _cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         if limit != "max":
             allowed = min(allowed, max(1, int(limit) // int(period)))
     return allowed
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that new processes may take, a container's limit included."""
+    lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = cgroup / "memory.max", cgroup / "memory.current"
+    if limit.exists() and used.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        free = min(free, int(text) - int(used.read_text(encoding="ascii")))
+    return free

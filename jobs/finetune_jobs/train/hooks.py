@@ -22,6 +22,7 @@ from finetune_jobs.train import checkpoints, curve, stop
 from finetune_jobs.train.checkpoints import Marker, Tally
 from finetune_jobs.train.divergence import Watch
 from finetune_jobs.train.layout import FOLDER_VARIABLE, RANKS_FOLDER, STARTED_FILE
+from finetune_jobs.train.verify import verify
 
 TALLY = "finetune_tally"
 """Key in mmengine's message hub, whose state every checkpoint carries."""
@@ -212,6 +213,8 @@ class Checkpoints(Hook):  # type: ignore[misc]
         if is_first_rank():
             adapter = peft_config(runner)
             (draft / ADAPTER_CONFIG_FILE).write_text(json.dumps(adapter, indent=2, sort_keys=True), encoding="utf-8")
+            if step == total:
+                verify(draft)
             checkpoints.finish(draft, marker_of(runner, step, total))
             checkpoints.prune(out, self.keep)
         wait_for_all()

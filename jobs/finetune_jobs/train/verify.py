@@ -1,4 +1,4 @@
-"""Opens a trained checkpoint before it is called a success."""
+"""Opens the last checkpoint before it is called one; in the first rank, which has read all that this needs."""
 
 from pathlib import Path
 

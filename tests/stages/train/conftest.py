@@ -126,7 +126,7 @@ class Training:
     def outcome(self) -> dict[str, Any]:
         outcome: dict[str, Any] = json.loads(self.outcome_file.read_text(encoding="utf-8"))
         if outcome["state"] == "Failed":
-            print((self.workspace / "log").read_text(encoding="utf-8")[-6000:])  # pytest shows it with the failure
+            sys.stdout.write((self.workspace / "log").read_text(encoding="utf-8")[-6000:])  # shown if the test fails
         return outcome
 
     def checkpoints(self) -> list[str]:
