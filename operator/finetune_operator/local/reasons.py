@@ -42,14 +42,17 @@ def sentence(name: str, before: Any, now: Any) -> str:
 
 
 def why_it_runs(workspace: Path, stage: Stage, request: Request) -> str:
-    """The reason in a line, for a stage whose result is not in the workspace."""
+    """The reason in a line, for a stage whose result is not in the workspace.
+
+    Compared with the newest result of the same stage. One that was asked for in the same words and yet
+    has another digest was made by another version of the stage.
+    """
     folder = StageFolder(workspace, stage, request.digest())
     if folder.has_checkpoint():
         return "an earlier run was interrupted; goes on from its checkpoint"
     now = json.loads(request.to_json())
     others = sorted(earlier_records(workspace, stage), key=lambda record: record["finishedAt"], reverse=True)
-    for record in others:
-        found = differences(record["request"], now)
-        if found:
-            return "; ".join(found)
-    return "its program is newer than the result" if others else "not made yet"
+    if not others:
+        return "not made yet"
+    changed = [differences(record["request"], now) for record in others]
+    return "; ".join(changed[0]) if all(changed) else "its program is newer than the result"
