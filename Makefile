@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-unit test-stages test-local test-e2e lint format generate lock \
+.PHONY: help setup setup-dev quickstart test test-unit test-api test-stages test-local test-e2e lint format generate lock \
 	bench-data bench-merge clean
 
 help: ## say what each target does
@@ -40,10 +40,12 @@ setup-dev: .venv/dev ## the same, and what tests and linters need
 quickstart: setup ## train, judge and serve the small example; ends with an open demo
 	$(BIN)/finetune run examples/smollm2-react.yaml
 
-test: lint test-unit test-stages test-local test-e2e ## every check, the quick ones first
+test: lint test-unit test-api test-stages test-local test-e2e ## every check, the quick ones first
 
 test-unit: setup-dev ## pure code and tiny models, in seconds
 	$(BIN)/pytest tests/unit
+test-api: setup-dev ## the resource on a real API server (its programs are built once, some 7 minutes)
+	$(BIN)/pytest tests/api
 test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company

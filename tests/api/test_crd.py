@@ -1,0 +1,77 @@
+"""The API server and the pydantic models agree: the same jobs are taken, the same are refused with a cure."""
+
+import re
+
+import pytest
+from tests.specs import JOB, WRONG, changed
+
+LOCAL_ONLY = ("apiVersion", "this is not YAML", "kind:", "stands twice")
+"""Answered by kubectl before the API server sees an object of ours."""
+AT_THE_SERVER = [case for case in WRONG if not case[2].startswith(LOCAL_ONLY) and "stands twice" not in case[2]]
+
+
+def dry_run(plane, text: str):
+    return plane.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
+
+
+def test_a_good_job_is_taken(plane):
+    answer = dry_run(plane, JOB)
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), AT_THE_SERVER, ids=[w[2][:40] for w in AT_THE_SERVER])
+def test_what_the_models_refuse_the_api_server_refuses(plane, old, new, expected):
+    answer = dry_run(plane, changed(old, new))
+    assert answer.returncode != 0, answer.stdout
+
+
+CURES = [
+    ('"1e-3"', '"2"', 'write a learning rate above 0 and at most "0.1" as a string'),
+    ('"1e-3"', '"fast"', "Highest learning rate as a string"),
+    ("{pypi: {", "{git: {url: https://example.com/m}, pypi: {", "exactly one of .* write one and leave the others out"),
+    ("name: react}", f"name: {'a' * 41}}}", "write a name of at most 40 characters"),
+    ('learningRate: "1e-3"', "nodes: 2", "write storage.accessModes: .ReadWriteMany. or storage.claimName"),
+    ('"1e-3"', '"1e-3"\n    config: {configMapKeyRef: {name: c, key: k}}', "leave out .* write them in the config"),
+    ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size"),
+    ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'write a fraction between "0" and "1"'),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "cure"), CURES, ids=[c[2][:40] for c in CURES])
+def test_the_refusal_says_what_to_write_instead(plane, old, new, cure):
+    assert re.search(cure, dry_run(plane, changed(old, new)).stderr)
+
+
+def test_storage_stays_once_a_stage_has_written_to_it(plane):
+    assert plane.kubectl("apply", "-f", "-", stdin=JOB.replace("name: react}", "name: stays}")).returncode == 0
+    moved = '{"spec": {"storage": {"claimName": "other"}}}'
+    assert (
+        plane.kubectl(
+            "patch", "ftj", "stays", "--type=merge", "-p", '{"spec": {"storage": {"size": "1Gi"}}}'
+        ).returncode
+        == 0
+    )
+    started = '{"status": {"stages": [{"name": "model", "state": "Running", "digest": "d"}]}}'
+    assert plane.kubectl("patch", "ftj", "stays", "--subresource=status", "--type=merge", "-p", started).returncode == 0
+    larger = '{"spec": {"storage": {"size": "2Gi"}}}'
+    assert plane.kubectl("patch", "ftj", "stays", "--type=merge", "-p", larger).returncode == 0
+    refused = plane.kubectl("patch", "ftj", "stays", "--type=merge", "-p", moved.replace("}}}", ', "size": null}}}'))
+    assert "write a new FineTuneJob to use another workspace" in refused.stderr
+
+
+def test_every_field_explains_itself(plane):
+    explained = plane.kubectl("explain", "finetunejob.spec", "--recursive").stdout
+    assert "minimumValidCalls" in explained
+    text = plane.kubectl("explain", "finetunejob.spec.evaluation.minimumValidCalls").stdout
+    assert "the demo stays on the last good model" in " ".join(text.split())
+
+
+def test_the_columns_are_the_promised_ones(plane):
+    shown = plane.kubectl("get", "ftj", "-o", "wide").stdout
+    if not shown:
+        plane.kubectl("apply", "-f", "-", stdin=JOB)
+        shown = plane.kubectl("get", "ftj", "-o", "wide").stdout
+    columns = shown.splitlines()[0].split()
+    assert columns == [
+        "NAME", "STAGE", "PROGRESS", "LOSS", "ETA", "GPUS", "DEMO", "AGE", "MODEL", "TOKENS/S", "VALID-CALLS",
+    ]  # fmt: skip
