@@ -92,7 +92,7 @@ def kind_of(name: str) -> str:
 
 def reader_of(name: str) -> Callable[[Path, Position], Iterator[tuple[int, object]]]:
     kind = kind_of(name)
-    if kind == ".parquet" and not name.endswith(COMPRESSED):
+    if kind == ".parquet":
         return parquet
     if kind == ".json":
         return json_array_or_lines
@@ -101,7 +101,7 @@ def reader_of(name: str) -> Callable[[Path, Position], Iterator[tuple[int, objec
     raise UserMistake(
         "FileUnknown",
         f"{name} is of no kind that can be read.",
-        f"Name files that end in {', '.join(KINDS)}; JSON may be compressed as {' or '.join(COMPRESSED)}.",
+        f"Name files that end in {', '.join(KINDS)}, each perhaps with {' or '.join(COMPRESSED)} after it.",
     )
 
 
@@ -180,18 +180,19 @@ def array_rows(stream: Iterator[bytes]) -> Iterator[tuple[int, object]]:
                 break
         if scanner.peek() != "]":
             raise NotUnderstood("broken_json", "broken JSON: a comma, a bracket or the array's end is missing")
-    except UnicodeDecodeError as error:
-        yield scanner.line, NotUnderstood("not_utf8", f"not UTF-8: {error.reason}")
     except NotUnderstood as problem:
         yield scanner.line, problem
 
 
 class ArrayScanner:
-    """Decodes a JSON array piece by piece; holds one element and one block at most."""
+    """Decodes a JSON array piece by piece; holds one element and one block at most.
+
+    Bytes that are not UTF-8 become lone surrogates, which no message may hold: only their row is lost.
+    """
 
     def __init__(self, stream: Iterator[bytes]) -> None:
         self.stream = stream
-        self.utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+        self.utf8 = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         self.decoder = json.JSONDecoder()
         self.text = ""
         self.place = 0
