@@ -130,7 +130,9 @@ def stage(text: str) -> Stage:
     try:
         return Stage(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no stage; {nearest(text, list(Stage))}") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no stage; {nearest(text, [stage.value for stage in Stage])}"
+        ) from None
 
 
 def volume(text: str) -> tuple[str, Path]:

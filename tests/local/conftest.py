@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -147,12 +147,13 @@ class Bench:
         path = self.control(name)
         return path.read_text().split() if path.exists() else []
 
-    def start(self, command: str = "run", *more: str) -> Run:
+    def start(self, command: str = "run", *more: str, under: Sequence[str] = ()) -> Run:
+        """Start `finetune`; `under` is a command that starts it in other surroundings."""
         arguments = [command, str(self.file), "--workspace", str(self.workspace), *more]
         if command == "run" and "--port" not in more:
             arguments += ["--port", str(self.port)]
         process = subprocess.Popen(
-            [sys.executable, str(FINETUNE), *arguments],
+            [*under, sys.executable, str(FINETUNE), *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "FAKE_CONTROL": str(self.folder / "control")},
         )  # fmt: skip

@@ -4,6 +4,7 @@
 - `<stage>.ends`: lines, one an attempt: "user" or "machine" or "disk" or "kill" or "exit"
 - `<stage>.rank`: start a process in a session of its own that never ends by itself
 - `<stage>.slow-save`: when interrupted, save for as long as this file is there
+- `<stage>.fill`: write until the disk is full
 - `evaluate.valid`: the tuned model's rate of valid calls
 
 It writes to `<stage>.runs` the process id of each start, and to `<stage>.steps` each step that it made.
@@ -46,6 +47,8 @@ def run(request: Request, room: Room) -> Contract:
     if control.has("rank"):
         start_rank(control)
     control.misbehave()
+    if control.has("fill"):
+        fill(room.out / "large")
     try:
         work(room, control)
         if request.stage is Stage.DEMO:
@@ -61,6 +64,12 @@ def run(request: Request, room: Room) -> Contract:
 def start_rank(control: "Control") -> None:
     rank = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
     control.append("ranks", str(rank.pid))
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while file.write(b"0" * 512):
+            pass
 
 
 def work(room: Room, control: "Control") -> None:

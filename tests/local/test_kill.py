@@ -122,6 +122,18 @@ def test_a_run_that_waits_takes_over_from_one_that_is_interrupted(bench):
     assert bench.said("train.steps") == ["1", "2", "3", "4", "5"]
 
 
+def test_a_run_waits_until_the_stage_of_a_killed_runner_has_saved(bench):
+    bench.control("train.slow-save").touch()
+    bench.held("train").process.kill()
+    two = bench.start("run", "--json", "--until", "train")
+    event = bench.until(lambda: two.event("train", "Running"), "two waits")
+    assert event["message"] == "waiting until the stage of an earlier run has saved and ended"
+    bench.control("train.hold").unlink()
+    bench.control("train.slow-save").unlink()
+    assert two.ends() == 0
+    assert bench.said("train.steps") == ["1", "2", "3", "4", "5"]
+
+
 def test_a_run_that_waits_can_be_interrupted(bench):
     bench.held("train")
     two = bench.start("run", "--json", "--until", "train")
@@ -161,3 +173,27 @@ def test_a_port_taken_meanwhile_fails_the_demo_and_keeps_the_rest(bench):
         assert run.ends() == 64
     assert run.event("demo", "Failed")["failure"]["reason"] == "PortInUse"
     assert run.event("evaluate", "Succeeded")
+
+
+def on_a_small_disk(bench, options):
+    """A run in a mount namespace of its own, whose workspace is a small disk that goes when the run ends."""
+    bench.workspace.mkdir()
+    command = f'mount -t tmpfs -o {options} tmpfs {bench.workspace} && exec "$@"'
+    run = bench.start(
+        "run", "--json", "--no-demo", under=["unshare", "--map-root-user", "--mount", "sh", "-c", command, "sh"]
+    )
+    run.ends()
+    if any("unshare" in line or "mount:" in line for line in run.errors):
+        pytest.skip(f"this user may not mount a tmpfs: {run.errors}")
+    return run
+
+
+@pytest.mark.parametrize("options", ["size=4k,nr_inodes=4", "size=64k"], ids=["runner", "stage"])
+def test_a_full_disk_is_told_with_its_cure_and_not_tried_again(bench, options):
+    bench.control("model.fill").touch()
+    run = on_a_small_disk(bench, options)
+    assert run.ends() == 75, run.lines + run.errors
+    failure = run.event("model", "Failed")["failure"]
+    assert failure["reason"] == "DiskFull"
+    assert failure["message"].startswith("No space left on device")
+    assert len(bench.said("model.runs")) <= 1

@@ -10,6 +10,7 @@ CURES = {
     errno.EACCES: (ExitCode.USER_MISTAKE, "NoPermission", "Name a folder of your own with --workspace."),
     errno.EROFS: (ExitCode.USER_MISTAKE, "NoPermission", "Name a folder that can be written to with --workspace."),
     errno.ENOTDIR: (ExitCode.USER_MISTAKE, "NoFolder", "Name a folder with --workspace."),
+    errno.ENOENT: (ExitCode.USER_MISTAKE, "NoFolder", "Name a folder that can be made with --workspace."),
     errno.EEXIST: (ExitCode.USER_MISTAKE, "NoFolder", "Name a folder with --workspace."),
 }  # fmt: skip
 OTHERWISE = (ExitCode.MACHINE_TROUBLE, "Unforeseen", "Run the same job again.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from finetune_jobs.contract import Stage, TrainRequest
 from finetune_operator.local.events import refuse
 from finetune_operator.local.runner import Runner
-from finetune_operator.local.volumes import claims, known_volumes
+from finetune_operator.local.volumes import check_given, claims, known_volumes
 
 
 def check_one_machine(runner: Runner) -> None:
@@ -29,5 +29,6 @@ def check_port(runner: Runner) -> None:
 
 
 def volumes_for(runner: Runner, given: Mapping[str, Path], beside: Path) -> dict[str, Path]:
-    """Folders of the claims that the missing stages read, and those given."""
+    """Folders of the claims that the missing stages read, and those given; CannotRun when one is nowhere."""
+    check_given(given, claims(planned.request for planned in runner.plan.stages))
     return known_volumes(given, beside, claims(planned.request for planned in runner.missing()))

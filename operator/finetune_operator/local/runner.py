@@ -25,6 +25,7 @@ NO_RESULT = Failure(
     message="The stage ended well but left no result.",
     cure="Run the same job again; if it happens again, please report it with the stage's log.",
 )
+LEFT_RUNNING = "waiting until the stage of an earlier run has saved and ended"
 DEMO_ENDED = Failure(
     reason="DemoEnded", message="The demo ended by itself.", cure="See the end of its log, then run the same job again."
 )
@@ -134,16 +135,22 @@ class Runner:
     @contextmanager
     def _turn(self, planned: PlannedStage) -> Iterator[None]:
         """Wait until no other run works on the stage, and keep them waiting."""
-        folder, last = self.folder(planned), ""
+        folder, last = self.folder(planned), None
         while (turn := folder.take_turn()) is None:
-            event = waiting_event(planned, folder)
-            if event.to_json() != last:
-                self.display.show(event)
-            last = event.to_json()
-            self.interruption.pause(TICK)
-            self._end_if_interrupted(planned)
+            last = self._wait(planned, waiting_message(folder), last)
         with turn:
+            while folder.is_left_running():
+                last = self._wait(planned, LEFT_RUNNING, last)
             yield
+
+    def _wait(self, planned: PlannedStage, message: str, last: Event | None) -> Event:
+        """One look's time; tells when something has changed since `last`."""
+        event = event_of(planned, State.RUNNING, progress=self.folder(planned).progress(), message=message)
+        if event != last:
+            self.display.show(event)
+        self.interruption.pause(TICK)
+        self._end_if_interrupted(planned)
+        return event
 
     def _check_gate(self, planned: PlannedStage) -> None:
         evaluation = self._results.get(Stage.EVALUATE)
@@ -197,11 +204,9 @@ def event_of(planned: PlannedStage, state: State, **more: object) -> Event:
     return Event.model_validate({"stage": planned.stage, "state": state, "digest": planned.digest, **more})
 
 
-def waiting_event(planned: PlannedStage, folder: StageFolder) -> Event:
-    """That another run has its turn, with how far it is."""
-    address = folder.address() if planned.stage is Stage.DEMO else None
-    message = f"waiting for another run, which serves the demo at {address}" if address else "waiting for another run"
-    return event_of(planned, State.RUNNING, progress=folder.progress(), message=message)
+def waiting_message(folder: StageFolder) -> str:
+    address = folder.address() if folder.stage is Stage.DEMO else None
+    return f"waiting for another run, which serves the demo at {address}" if address else "waiting for another run"
 
 
 @dataclass

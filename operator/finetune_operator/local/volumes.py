@@ -21,18 +21,28 @@ def parse_volume(text: str) -> tuple[str, Path]:
     return claim, Path(folder).expanduser()
 
 
+def check_given(given: Mapping[str, Path], named: Iterable[str]) -> None:
+    """CannotRun when a --volume is no folder or is for a claim that the job does not name."""
+    names = sorted(named)
+    for claim, folder in given.items():
+        if claim not in names:
+            raise refuse(
+                "VolumeUnused",
+                f"--volume {claim}: the job names no such claim.",
+                f"It names {', '.join(names) or 'none'}.",
+            )
+        if not folder.is_dir():
+            raise refuse("VolumeMissing", f"--volume {claim}: {folder} is no folder.", "Give a folder that is there.")
+
+
 def known_volumes(given: Mapping[str, Path], beside: Path, wanted: Iterable[str]) -> dict[str, Path]:
-    """Folders by claim: those given, else the folder of the claim's name in `beside`; CannotRun when one is missing."""
+    """Folders by claim: those given, else the folder of the claim's name in `beside`; CannotRun without either."""
     found = {claim: folder.resolve() for claim, folder in given.items()}
     for claim in sorted(wanted):
-        folder = found.setdefault(claim, (beside / claim).resolve())
-        if folder.is_dir():
-            continue
-        if claim in given:
-            raise refuse("VolumeMissing", f"{folder}, given for the claim {claim!r}, is no folder.", "Give a folder.")
-        raise refuse(
-            "VolumeUnknown",
-            f"Nothing says where the claim {claim!r} lies on this machine.",
-            f"Add --volume {claim}=FOLDER, or put the folder {claim} beside the job's file.",
-        )
+        if not found.setdefault(claim, (beside / claim).resolve()).is_dir():
+            raise refuse(
+                "VolumeUnknown",
+                f"Nothing says where the claim {claim!r} lies on this machine.",
+                f"Add --volume {claim}=FOLDER, or put the folder {claim} beside the job's file.",
+            )
     return found

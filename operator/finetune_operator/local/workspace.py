@@ -87,17 +87,21 @@ class StageFolder:
         return is_locked(self._beside(TURN_SUFFIX)) or is_locked(self._beside(LOCK_SUFFIX))
 
     def take_turn(self) -> IO[bytes] | None:
-        """The right to work on this stage until the file is closed; None while another run works on it.
+        """The right to start this stage until the file is closed; None while another runner has it.
 
         The stage program's own lock would do, but is taken only once it has started: runners that wait here
         start no process and write nothing.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         turn = self._beside(TURN_SUFFIX).open("wb")
-        if try_lock(turn, fcntl.LOCK_EX) and not is_locked(self._beside(LOCK_SUFFIX)):
+        if try_lock(turn, fcntl.LOCK_EX):
             return turn
         turn.close()
         return None
+
+    def is_left_running(self) -> bool:
+        """With the turn taken: whether the stage of a runner that died is still saving."""
+        return is_locked(self._beside(LOCK_SUFFIX))
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.digest + suffix)
