@@ -3,12 +3,12 @@
 from collections import deque
 from collections.abc import Iterable
 from math import isfinite
-from statistics import fmean
+from statistics import fmean, median
 
 from finetune_jobs.errors import UserMistake
 
 WINDOW = 20
-"""Steps whose mean is compared; fewer in a short training."""
+"""Steps that are compared; fewer in a short training."""
 RISE = 1.5
 MARGIN = 1.0
 """Nats: a loss that began near zero may double without harm."""
@@ -33,7 +33,7 @@ class Watch:
         if len(self.first) < self.window:
             self.first.append(loss)
             return
-        began, now = fmean(self.first), fmean(self.recent)
+        began, now = fmean(self.first), median(self.recent)  # one spike is no divergence
         if len(self.recent) == self.window and now > RISE * began + MARGIN:
             raise UserMistake(
                 "LossDiverged",
