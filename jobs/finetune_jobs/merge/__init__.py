@@ -50,7 +50,7 @@ def run(request: MergeRequest, room: Room) -> MergeResult:
         for name in copied:
             copy_file(base_folder / name, folder / name)
         write_texts(plan, folder, config, request, room)
-        check(plan, folder, base_folder)
+        check_written(plan, folder, base_folder)
         sha256s |= {name: sha256_of_file(folder / name) for name in names_in(folder) if name not in sha256s}
         sync_folder(folder)
     return MergeResult(
@@ -97,7 +97,7 @@ def write_texts(plan: Plan, folder: Path, config: dict[str, object], request: Me
     write_file(folder / CARD_FILE, write_card(plan, request, room))
 
 
-def check(plan: Plan, folder: Path, base_folder: Path) -> None:
+def check_written(plan: Plan, folder: Path, base_folder: Path) -> None:
     from finetune_jobs.merge.check import check_merged  # torch, as above
 
     check_merged(plan, folder, base_folder)

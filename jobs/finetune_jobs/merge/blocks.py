@@ -10,7 +10,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,12 @@ class Blocks:
         for tasks in self._busy:
             for task in tasks:
                 task.result()
+            tasks.clear()
+
+    def settle(self) -> None:
+        """Wait until no thread works on a buffer, however that ended."""
+        wait([task for tasks in self._busy for task in tasks])
+        for tasks in self._busy:
             tasks.clear()
 
 
@@ -96,7 +102,7 @@ class BlockFile:
         return self._digest.hexdigest()
 
     def close(self) -> None:
-        self._blocks.drain()
+        self._blocks.settle()
         os.close(self._descriptor)
 
 

@@ -66,8 +66,8 @@ class Plan:
     shards: tuple[Shard, ...]
     untied: bool
     """The base shares its embedding with the output layer; the merged model can't."""
-    replaced: int
-    """Weights that the adapter brings whole."""
+    merged: int
+    """Weights that the adapter changes or brings whole."""
 
     @property
     def weights(self) -> list[Weight]:
@@ -76,10 +76,6 @@ class Plan:
     @property
     def size(self) -> int:
         return sum(shard.size for shard in self.shards)
-
-    @property
-    def merged(self) -> int:
-        return self.replaced + sum(weight.lora is not None for weight in self.weights)
 
 
 def make_plan(base_folder: Path, adapter_folder: Path, config: Mapping[str, Any], dtype: str, max_shard: str) -> Plan:
@@ -102,7 +98,8 @@ def make_plan(base_folder: Path, adapter_folder: Path, config: Mapping[str, Any]
         make_weight(tensor, adapter.replaced.get(name), adapter.loras.get(name), SAFETENSORS_NAMES[dtype])
         for name, tensor in base.items()
     ]
-    return Plan(in_shards(weights, in_bytes(max_shard)), untied, len(adapter.replaced.keys() & base.keys()))
+    changed = (adapter.replaced.keys() | adapter.loras.keys()) & base.keys()
+    return Plan(in_shards(weights, in_bytes(max_shard)), untied, len(changed))
 
 
 def make_weight(tensor: StoredTensor, replacement: StoredTensor | None, lora: Lora | None, dtype: str) -> Weight:
