@@ -9,7 +9,7 @@ from streamlit.runtime import get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from finetune_jobs.agent.engine import Sampling
-from finetune_jobs.agent.react import MAX_TURN, Agent
+from finetune_jobs.agent.react import Agent
 from finetune_jobs.demo.conversation import Conversation, Exchange
 from finetune_jobs.demo.look import reply_html
 from finetune_jobs.demo.models import Shelf, Slot, shelf
@@ -18,6 +18,9 @@ from finetune_jobs.errors import MachineTrouble
 
 POLL_SECONDS = 0.25
 """Between two drawings of an answer that grows."""
+USUAL = Sampling(max_new_tokens=128)
+"""Enough for a call or a short answer; a small model on a CPU writes some ten tokens a second."""
+USUAL_TURNS = 3
 EXAMPLES = (
     "Please help me search the InternLM2 Technical Report.",
     "Find papers about sparse attention.",
@@ -80,18 +83,17 @@ def sidebar(settings: Settings, talk: Conversation) -> Options:
         tools = st.multiselect("Tools", settings.tools, default=settings.tools, key="tools")
         remember = st.toggle("Remember earlier questions", value=False, key="remember")
         sampling = sampling_settings()
-        max_turn = st.slider("Most model calls for one question", 1, 10, MAX_TURN, key="max_turn")
+        max_turn = st.slider("Most model calls for one question", 1, 10, USUAL_TURNS, key="max_turn")
         call_protocol, force_stop = prompts()
     return Options(tuple(tools), sampling, max_turn, call_protocol, force_stop, remember)
 
 
 def sampling_settings() -> Sampling:
-    usual = Sampling()
     temperature = st.slider(
-        "Temperature", 0.0, 2.0, usual.temperature, 0.05, key="temperature", help="0: always the likeliest token"
+        "Temperature", 0.0, 2.0, USUAL.temperature, 0.05, key="temperature", help="0: always the likeliest token"
     )
-    top_p = st.slider("Top-p", 0.05, 1.0, usual.top_p, 0.05, key="top_p", disabled=temperature == 0)
-    longest = st.slider("Most new tokens a model call", 16, 1024, usual.max_new_tokens, 16, key="max_new_tokens")
+    top_p = st.slider("Top-p", 0.05, 1.0, USUAL.top_p, 0.05, key="top_p", disabled=temperature == 0)
+    longest = st.slider("Most new tokens a model call", 16, 1024, USUAL.max_new_tokens, 16, key="max_new_tokens")
     return Sampling(longest, temperature, top_p)
 
 
@@ -135,7 +137,7 @@ def latest() -> None:
             st.rerun()
         return
     st.session_state["was_running"] = True
-    st.button("Stop", key="stop", icon="⏹️", on_click=exchange.stop.set)
+    st.button("Stop", key="stop", icon=":material/stop_circle:", on_click=exchange.stop.set)
 
 
 def draw(exchange: Exchange) -> None:

@@ -30,11 +30,13 @@ STYLE = """
            opacity: .7; }
 .card code { font-weight: 600; background: none; padding: 0; color: inherit; }
 .card pre { margin: .35rem 0 0 0; padding: .5rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem;
-            background: rgba(120, 120, 120, .1); border-radius: .3rem; max-height: 15rem; overflow-y: auto; }
+            background: rgba(120, 120, 120, .1); border-radius: .3rem; max-height: 9.5rem; overflow-y: auto; }
 .card .error { color: #c02b2b; font-weight: 600; margin-top: .35rem; }
 .final { white-space: pre-wrap; overflow-wrap: anywhere; margin: .6rem 0 .2rem 0; font-size: 1.08rem;
          font-weight: 500; }
 .final.bad { opacity: .75; font-weight: 400; }
+.block-container, .stMainBlockContainer { padding-top: 4rem; }
+h1 { font-size: 2rem !important; padding-top: 0 !important; }
 .hint { opacity: .65; font-size: .85rem; margin: .3rem 0; }
 .cursor { animation: blink 1s steps(2) infinite; }
 @keyframes blink { to { visibility: hidden; } }
@@ -98,8 +100,8 @@ def step_html(step: Step) -> str:
         case None:
             return f'<div class="said">{escape(step.text)}<span class="cursor">▌</span></div>'
         case NoAction():
-            hint = f"No tool call and no final answer. lagent replied: “{escape(step.outcome.reply)}”"
-            return f'<div class="said">{escape(step.text)}</div><div class="hint">{hint}</div>'
+            reply = f'<div class="error">lagent replied: “{escape(step.outcome.reply)}”</div>'
+            return card("bad", "Neither a tool call nor a final answer", f"<pre>{escape(step.text)}</pre>{reply}")
         case Answer():
             return f'{thought(step.text)}<div class="final">{escape(step.outcome.text)}</div>'
         case Call():

@@ -10,7 +10,7 @@ settings = read_settings()
 st.set_page_config(page_title=settings.title, page_icon="🛠️", layout="wide")
 st.html(f"<style>{STYLE}</style>")
 pages = [
-    st.Page(chat.show, title="Agent", icon="💬", url_path="agent", default=True),
-    st.Page(training.show, title="Training", icon="📈", url_path="training"),
+    st.Page(chat.show, title="Agent", icon=":material/forum:", url_path="agent", default=True),
+    st.Page(training.show, title="Training", icon=":material/monitoring:", url_path="training"),
 ]
 st.navigation(pages, position="top").run()

@@ -32,15 +32,24 @@ FLAGS = {
     "theme.primaryColor": "#1f6f54",
 }
 
+HIDDEN = {"STREAMLIT_RUNNER_POST_SCRIPT_GC": "false"}
+"""Options without a flag. A full garbage collection after each drawing takes half a second of the interpreter's lock
+once torch is loaded: with it, a model that took 15 s to answer took minutes."""
+
 
 def main(host: str, port: str, parent: str) -> None:
     end_with(int(parent))
     threading.Thread(target=load_once_open, args=(host, port), name="load", daemon=True).start()
     flags = {**FLAGS, "server.address": host, "server.port": port}
     sys.argv = ["streamlit", "run", str(PAGE), *(f"--{name}={value}" for name, value in flags.items())]
+    os.environ.update(HIDDEN)
     from streamlit.web.cli import main as streamlit
 
-    streamlit()
+    try:
+        streamlit()
+    except SystemExit as end:
+        # a model that is writing would abort the interpreter's ordinary end
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 def end_with(parent: int) -> None:

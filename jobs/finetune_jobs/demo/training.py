@@ -30,7 +30,7 @@ def show() -> None:
     show_data(settings)
     card = model_card_of(settings.merge)
     if card:
-        with st.expander("Model card", icon="📄"):
+        with st.expander("Model card", icon=":material/description:"):
             st.markdown(card)
 
 
@@ -44,7 +44,7 @@ def show_evaluation(settings: Settings) -> None:
     show_rates(result)
     transcripts = transcripts_of(settings.evaluate)
     if transcripts:
-        with st.expander(f"Transcripts ({len(transcripts)})", icon="💬"):
+        with st.expander(f"Transcripts ({len(transcripts)})", icon=":material/forum:"):
             show_transcripts(transcripts)
 
 

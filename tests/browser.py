@@ -1,0 +1,90 @@
+"""Drives the demo's page in headless Chromium: what a visitor does, as functions."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+CHROMIUM = "chromium"
+"""Debian's program, found on PATH."""
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WINDOW = {"width": 1360, "height": 900}
+PATIENCE = 240_000
+"""Milliseconds for whatever a model on a busy CPU takes; nothing waits longer than it has to."""
+ENDED = re.compile("done|stopped|failed")
+
+
+@contextmanager
+def browser() -> Iterator[Page]:
+    """A new, empty browser with one page."""
+    program = shutil.which(CHROMIUM)
+    assert program, "install Debian's package chromium"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, headless=True, args=list(FLAGS))
+        page = running.new_page(viewport=WINDOW)
+        page.set_default_timeout(PATIENCE)
+        yield page
+        running.close()
+
+
+def open_demo(page: Page, url: str, title: str) -> None:
+    page.goto(url)
+    expect(page.get_by_role("heading", name=title)).to_be_visible(timeout=PATIENCE)
+
+
+def ask(page: Page, question: str) -> None:
+    """Type a question; the answers may take their time."""
+    box = page.get_by_test_id("stChatInputTextArea")
+    expect(box).to_be_enabled(timeout=PATIENCE)
+    box.fill(question)
+    box.press("Enter")
+    expect(replies(page).last).to_be_visible(timeout=PATIENCE)
+
+
+def replies(page: Page, side: str | None = None) -> Locator:
+    """All replies, or one side's ("base", "tuned"), the latest last."""
+    return page.locator(f'.reply[data-side="{side}"]' if side else ".reply")
+
+
+def wait_for_answer(page: Page, side: str) -> str:
+    """The text of that side's latest reply, once it has ended."""
+    reply = replies(page, side).last
+    expect(reply).to_have_attribute("data-state", ENDED, timeout=PATIENCE)
+    return reply.inner_text()
+
+
+def wait_for_text(page: Page, side: str) -> str:
+    """What that side has written as soon as there is something."""
+    said = replies(page, side).last.locator(".said, .card, .final").first
+    expect(said).to_have_text(re.compile(r"\w"), timeout=PATIENCE)
+    return said.inner_text()
+
+
+def press_stop(page: Page) -> None:
+    page.get_by_role("button", name="Stop").click()
+
+
+def clear(page: Page) -> None:
+    page.get_by_role("button", name="Clear the conversation").click()
+    expect(replies(page)).to_have_count(0, timeout=PATIENCE)
+
+
+def open_training(page: Page) -> None:
+    page.get_by_role("link", name="Training").click()
+    expect(page.get_by_role("heading", name="Before and after")).to_be_visible(timeout=PATIENCE)
+
+
+def screenshot(page: Page, path: Path) -> None:
+    """The page as wide as the window and as long as it is."""
+    page.screenshot(path=path, full_page=True)
