@@ -72,6 +72,8 @@ lock: .venv/uv-$(UV_VERSION) ## resolve requirements/*.in into pins with hashes
 		requirements/dev.in -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
 		--constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
+		--constraint requirements/dev.txt requirements/operator.in -o requirements/operator.txt
 
 bench-data: setup-dev ## dataset stage against XTuner's own path
 	$(BIN)/python benchmarks/bench_data.py
