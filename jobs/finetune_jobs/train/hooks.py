@@ -228,7 +228,8 @@ def wait_for_all() -> None:
 def peft_config(runner: Any) -> dict[str, Any]:
     """adapter_config.json as peft would save it."""
     config = runner.model.model.module.llm.peft_config["default"].to_dict()
-    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    unordered = ("target_modules", "modules_to_save")  # made from sets: another order in each process
+    return {name: sorted(value) if value and name in unordered else value for name, value in config.items()}
 
 
 def marker_of(runner: Any, step: int, total: int) -> Marker:

@@ -47,6 +47,8 @@ def _train(arguments: Sequence[str]) -> None:
 
     if not torch.cuda.is_available():
         _settle_on_cpu(torch)
+    # a config of the user's own tokenises here; its cache files must not land in the dataset stage's result
+    importlib.import_module("datasets").disable_caching()
     sys.argv = ["xtuner.tools.train", *arguments]
     runpy.run_module("xtuner.tools.train", run_name="__main__", alter_sys=True)
 

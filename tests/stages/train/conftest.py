@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from finetune_jobs.contract import (
     CHECKPOINTS_FOLDER,
+    MESSAGES_FOLDER,
     MODEL_FOLDER,
     PACKED_FOLDER,
     REQUEST_FILE,
@@ -31,7 +33,7 @@ from finetune_jobs.contract import (
     TrainRequest,
     VolumeSource,
 )
-from finetune_jobs.room import stage_folder
+from finetune_jobs.room import Room, stage_folder
 
 WORDS = 64
 ROW_LENGTH = 32
@@ -56,7 +58,7 @@ def write_model(folder: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
     shape = LlamaConfig(
         vocab_size=WORDS, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
+        num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(shape).save_pretrained(folder)
 
@@ -75,6 +77,19 @@ def write_packed(folder: Path, rows: int) -> None:
         made["position_ids"].append([*range(half), *range(half)])
         made["cumulative_len"].append([0, half, ROW_LENGTH])
     Dataset.from_dict(made).save_to_disk(str(folder))
+
+
+def write_messages(folder: Path, rows: int) -> None:
+    from datasets import Dataset
+
+    made = []
+    for number in range(rows):
+        words = [f"w{4 + (number + 3 * place) % (WORDS - 4)}" for place in range(16)]
+        made.append([
+            {"role": "user", "content": " ".join(words[:8]), "loss": False},
+            {"role": "assistant", "content": " ".join(words[8:]), "loss": True},
+        ])  # fmt: skip
+    Dataset.from_dict({"messages": made}).save_to_disk(str(folder))
 
 
 @dataclass
@@ -98,9 +113,16 @@ class Training:
     def out(self) -> Path:
         return stage_folder(self.workspace, Stage.TRAIN, self.request.digest())
 
+    def input(self, stage: Stage) -> Path:
+        return stage_folder(self.workspace, stage, self.needs[stage])
+
     @property
     def outcome_file(self) -> Path:
         return self.workspace / "outcome.json"
+
+    def room(self) -> Room:
+        self.out.mkdir(parents=True, exist_ok=True)
+        return Room(self.workspace, self.request, self.out)
 
     def start(self, **environ: str) -> "subprocess.Popen[str]":
         request = self.workspace / REQUEST_FILE
@@ -129,6 +151,20 @@ class Training:
             sys.stdout.write((self.workspace / "log").read_text(encoding="utf-8")[-6000:])  # shown if the test fails
         return outcome
 
+    def sabotage(self, what: str) -> dict[str, str]:
+        """Environment that breaks the training, see saboteur/sitecustomize.py."""
+        self.pids_file.unlink(missing_ok=True)
+        return {"SABOTAGE": what, "PYTHONPATH": str(SABOTEUR), "SABOTAGE_PIDS": str(self.pids_file)}
+
+    @property
+    def pids_file(self) -> Path:
+        return self.workspace / "pids.json"
+
+    def pids(self) -> dict[str, int]:
+        """Of rank, torchrun and stage, where the sabotage noted them."""
+        found: dict[str, int] = json.loads(self.pids_file.read_text()) if self.pids_file.exists() else {}
+        return found
+
     def checkpoints(self) -> list[str]:
         return sorted(folder.name for folder in (self.out / CHECKPOINTS_FOLDER).glob("*"))
 
@@ -152,20 +188,30 @@ def add_model(workspace: Path) -> str:
     return digest
 
 
-def add_dataset(workspace: Path, model: str, rows: int) -> str:
-    request = DatasetRequest(
-        needs={Stage.MODEL: model}, source=SOURCE, format=DatasetFormat.MESSAGES, template="qwen_chat",
-        max_length=ROW_LENGTH, seed=rows,
-    )  # fmt: skip
+def add_dataset(workspace: Path, model: str, rows: int, **settings: Any) -> str:
+    """Packed rows, or with output="messages" conversations."""
+    defaults = {"source": SOURCE, "format": DatasetFormat.MESSAGES, "template": "qwen_chat", "max_length": ROW_LENGTH}
+    request = DatasetRequest(needs={Stage.MODEL: model}, seed=rows, **{**defaults, **settings})
     result = DatasetResult(rows_read=rows, rows_kept=rows, rows_dropped={}, tokens=rows * ROW_LENGTH,
                            supervised_tokens=rows * ROW_LENGTH, packs=rows, fill=1.0)  # fmt: skip
     digest = write_record(workspace, request, result)
-    write_packed(stage_folder(workspace, Stage.DATASET, digest) / PACKED_FOLDER, rows)
+    folder = stage_folder(workspace, Stage.DATASET, digest)
+    if request.output == "messages":
+        write_messages(folder / MESSAGES_FOLDER, rows)
+    else:
+        write_packed(folder / PACKED_FOLDER, rows)
     return digest
 
 
-@pytest.fixture
-def training(tmp_path: Path) -> Training:
-    """12 rows: 12 steps of one row."""
-    model = add_model(tmp_path)
-    return Training(tmp_path, {Stage.MODEL: model, Stage.DATASET: add_dataset(tmp_path, model, rows=12)})
+SABOTEUR = Path(__file__).with_name("saboteur")
+
+
+@pytest.fixture(scope="session")
+def make_training(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Training]:
+    def make(name: str, rows: int, output: str = "packed", **settings: Any) -> Training:
+        workspace = tmp_path_factory.mktemp(name)
+        model = add_model(workspace)
+        needs = {Stage.MODEL: model, Stage.DATASET: add_dataset(workspace, model, rows, output=output)}
+        return Training(workspace, needs, settings)
+
+    return make
