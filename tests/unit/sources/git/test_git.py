@@ -1,0 +1,135 @@
+"""Repositories by the real git and git-lfs."""
+
+import logging
+import os
+import subprocess
+
+import pytest
+
+from finetune_jobs.contract import GitSource, Source
+from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.sources import git, space
+
+
+def of_git(url: str, revision: str = "main", lfs: bool = True) -> Source:
+    return Source(git=GitSource(url=url, revision=revision, lfs=lfs))
+
+
+def large_of(repository) -> bytes:
+    return (repository.tree / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("revision", ["HEAD", "main", "v1", "commit"])
+def test_a_branch_a_tag_and_a_commit_are_each_resolved_to_a_commit(bring, repository, revision):
+    commit = repository.git("rev-parse", "HEAD")
+    repository.git("tag", "-a", "v1", "-m", "one")
+    repository.git("push", "-q", "origin", "v1")
+    fetched = bring(of_git(repository.url, commit if revision == "commit" else revision))
+    assert fetched.revision == commit
+    assert (fetched.path / "config.json").read_bytes() == b"{}"
+    assert [path.name for path in fetched.path.iterdir()] == ["config.json"]
+
+
+def test_an_older_commit_than_the_branch_is_fetched_by_its_name(bring, repository):
+    first = repository.git("rev-parse", "HEAD")
+    repository.commit({"config.json": b'{"new": 1}'})
+    assert (bring(of_git(repository.url, first)).path / "config.json").read_bytes() == b"{}"
+
+
+def test_large_files_come_from_the_lfs_server(bring, with_lfs):
+    fetched = bring(of_git(with_lfs.url))
+    assert (fetched.path / "model.safetensors").read_bytes() == large_of(with_lfs)
+    assert (fetched.path / "a, b[1]" / "model.safetensors").read_bytes() == large_of(with_lfs)
+    assert (fetched.path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_only_wanted_large_files_are_fetched(bring, with_lfs, lfs_server):
+    with_lfs.commit({"other.safetensors": b"another large file"})
+    lfs_server.requests.clear()
+    bring(of_git(with_lfs.url), patterns=["config.json", "model.safetensors"])
+    assert len([line for line in lfs_server.requests if line.startswith("GET")]) == 1
+
+
+def test_an_interrupted_fetch_does_not_download_again_what_is_in_place(bring, with_lfs, lfs_server, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(git, "place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bring(of_git(with_lfs.url))
+    lfs_server.requests.clear()
+    fetched = bring(of_git(with_lfs.url))
+    assert (fetched.path / "model.safetensors").read_bytes() == large_of(with_lfs)
+    assert not [line for line in lfs_server.requests if line.startswith("GET")]
+
+
+def test_a_second_fetch_needs_no_repository(bring, with_lfs):
+    bring(of_git(with_lfs.url))
+    with_lfs.bare.rename(with_lfs.bare.with_name("moved"))
+    assert (bring(of_git(with_lfs.url)).path / "model.safetensors").exists()
+
+
+def test_pointers_are_refused_where_lfs_is_off(bring, with_lfs):
+    with pytest.raises(UserMistake, match=r"model\.safetensors is a git-lfs pointer to 200,000 bytes") as caught:
+        bring(of_git(with_lfs.url, lfs=False))
+    assert caught.value.failure.cure == "Set source.git.lfs: true."
+
+
+def test_a_large_file_that_its_server_lost_is_not_taken_for_the_pointer(bring, with_lfs, lfs_server, out):
+    for held in lfs_server.store.rglob("*"):
+        if held.is_file():
+            held.unlink()
+    with pytest.raises((MachineTrouble, UserMistake)):
+        bring(of_git(with_lfs.url))
+    assert not (out / ".download.fetched.json").exists()
+
+
+def test_too_little_space_is_seen_before_the_large_files(bring, with_lfs, lfs_server, monkeypatch):
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: space.shutil._ntuple_diskusage(9, 9, 9))
+    lfs_server.requests.clear()
+    with pytest.raises(MachineTrouble, match="are free"):
+        bring(of_git(with_lfs.url))
+    assert lfs_server.requests == []
+
+
+def test_no_such_repository(bring, tmp_path):
+    with pytest.raises(UserMistake, match="no such repository") as caught:
+        bring(of_git(f"file://{tmp_path}/none.git"))
+    assert caught.value.failure.reason == "RepositoryMissing"
+
+
+def test_no_such_revision_says_which_there_are(bring, repository):
+    with pytest.raises(UserMistake, match=r"no revision 'mian'; it has: .*main"):
+        bring(of_git(repository.url, "mian"))
+
+
+def test_a_server_out_of_reach_is_the_machines_trouble(bring):
+    with pytest.raises(MachineTrouble, match="could not be fetched"):
+        bring(of_git("http://127.0.0.1:9/a.git"))
+
+
+def test_credentials_in_a_url_are_in_no_log_and_no_error(bring, caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(MachineTrouble) as caught:
+        bring(of_git("http://someone:verysecret@127.0.0.1:9/a.git"))
+    assert "verysecret" not in str(caught.value) + caplog.text
+    assert "***@127.0.0.1" in str(caught.value)
+
+
+def test_the_token_file_reaches_git_as_a_credential(tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("verysecret\n")
+    monkeypatch.setenv("FINETUNE_TOKEN_FILE", str(tmp_path / "token"))
+    told = subprocess.run(
+        ["git", "-c", f"credential.helper={git.TOKEN_HELPER}", "credential", "fill"],
+        input="protocol=https\nhost=example.org\n\n", capture_output=True, text=True, check=True, env=os.environ,
+    )  # fmt: skip
+    assert "password=verysecret" in told.stdout.splitlines()
+
+
+def test_a_link_that_leads_out_of_the_repository_is_refused(bring, repository, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (repository.tree / "vocab.json").symlink_to(tmp_path / "secret")
+    repository.commit({})
+    with pytest.raises(UserMistake, match=r"vocab\.json in the repository is a link to .*secret, outside"):
+        bring(of_git(repository.url))
