@@ -44,17 +44,19 @@ def call(rng: random.Random, words: int) -> str:
     return f"Thought: {thought}\nAction: {rng.choice(WORDS)}\nAction Input: {json.dumps(arguments)}"
 
 
-def row(rng: random.Random, words: int, name: str) -> dict[str, object]:
-    """A conversation of about `words` words: tools, a question, then calls and what they answered."""
+def conversation(rng: random.Random, words: int) -> list[dict[str, object]]:
+    """Messages of about `words` words: tools, a question, then calls and what they answered."""
     turns = 1 + min(5, rng.randrange(1 + words // 120))
     share = max(4, words // (2 + 2 * turns))
-    messages = [{"role": "system", "content": f"You can use tools.\n{prose(rng, 2 * share)}", "loss": False}]
+    messages: list[dict[str, object]] = [
+        {"role": "system", "content": f"You can use tools.\n{prose(rng, 2 * share)}", "loss": False}
+    ]
     for turn in range(turns):
         question = prose(rng, share) if turn == 0 else json.dumps({"content": prose(rng, share)})
         messages.append({"role": "user", "content": question, "loss": False})
         messages.append({"role": "assistant", "content": call(rng, share), "loss": rng.random() > 0.1})
     messages[-1]["loss"] = True
-    return {"conversation": messages, "id": name}
+    return messages
 
 
 def words_per_token(count_tokens: Callable[[str], int]) -> float:
@@ -64,7 +66,7 @@ def words_per_token(count_tokens: Callable[[str], int]) -> float:
     for _ in range(300):
         size = row_words(rng, MEAN_WORDS_PER_TOKEN)
         words += size
-        tokens += sum(count_tokens(str(m["content"])) + 5 for m in row(rng, size, "")["conversation"])  # type: ignore[attr-defined]
+        tokens += sum(count_tokens(str(one["content"])) + 5 for one in conversation(rng, size))
     return words / tokens
 
 
@@ -87,4 +89,5 @@ def write_files(folder: Path, rows: int, rate: float, seed: int = 0) -> None:
 def lines(name: str, rows: int, rate: float, seed: int) -> Iterator[str]:
     rng = random.Random(f"{name} {seed}")
     for number in range(rows):
-        yield json.dumps(row(rng, row_words(rng, rate), f"{name}_{number}"), ensure_ascii=False) + "\n"
+        row = {"conversation": conversation(rng, row_words(rng, rate)), "id": f"{name}_{number}"}
+        yield json.dumps(row, ensure_ascii=False) + "\n"

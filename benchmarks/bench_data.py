@@ -37,7 +37,7 @@ from agent_flan_rows import PUBLISHED_ROWS, words_per_token, write_files
 
 from finetune_jobs.contract import MODEL_FOLDER, RESULT_FILE, DatasetRequest, Source, Stage, VolumeSource
 
-TEMPLATE = "llama3_chat"
+TEMPLATE = "qwen_chat"  # the default tokenizer's own: its markers are one token each
 MAX_LENGTH = 4096
 PROCESSES = 2
 LOOK_EVERY = 0.25  # seconds
