@@ -154,7 +154,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def check(base: Path, folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by key, after a comparison with what peft makes of this config on the base model's skeleton."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
     try:
@@ -163,7 +163,7 @@ def check(base: Path, folder: Path) -> dict[str, tuple[int, ...]]:
                 tensor = file.get_tensor(name)
                 refuse_broken(name, tensor)
                 shapes[name] = tuple(tensor.shape)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserMistake("AdapterUnreadable", f"{WEIGHTS_FILE} can't be read: {error}.", "Bring it again.") from error
     compare(shapes, expected_shapes(base, folder))
     return shapes

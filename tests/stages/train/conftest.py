@@ -166,7 +166,7 @@ class Training:
         return found
 
     def checkpoints(self) -> list[str]:
-        return sorted(folder.name for folder in (self.out / CHECKPOINTS_FOLDER).glob("*"))
+        return sorted(path.name for path in (self.out / CHECKPOINTS_FOLDER).glob("*") if path.is_dir())
 
 
 def write_record(workspace: Path, request: Request, result: Any) -> str:
