@@ -68,10 +68,21 @@ OS_ERRORS = {
 }  # fmt: skip
 
 
+def node_rank() -> int:
+    """Which of the nodes that train together this is, from 0; the first one alone records the result."""
+    if int(os.environ.get("NNODES", "1")) == 1:
+        return 0
+    return int(os.environ.get("NODE_RANK", os.environ.get("JOB_COMPLETION_INDEX", "0")))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; children inherit it, so that it outlives this process as long as they run."""
-    with (folder.parent / f"{folder.name}{LOCK_SUFFIX}").open("w") as file:
+    """Hold the folder's lock; children inherit it, so that it outlives this process as long as they run.
+
+    Nodes that train together work on one folder at once: each but the first has a lock of its own.
+    """
+    node = f".node{node_rank()}" if node_rank() else ""
+    with (folder.parent / f"{folder.name}{node}{LOCK_SUFFIX}").open("w") as file:
         os.set_inheritable(file.fileno(), True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +124,7 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
             result=result.model_dump(mode="json", by_alias=True, exclude_none=True),
             versions=installed_versions(),
         )
-        if not service:
+        if not service and node_rank() == 0:
             write_atomically(folder / RESULT_FILE, record.to_json())
         return State.SUCCEEDED, record
 
