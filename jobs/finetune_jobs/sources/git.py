@@ -40,6 +40,9 @@ TOKEN_HELPER = f'!f() {{ test "$1" = get && echo username=token && echo "passwor
 """A credential helper that hands the token file's content to git alone."""
 
 USER_MISTAKES = (
+    (r"Cannot find any of the requested objects|Object does not exist|Not found.*object|\[404\].*[Oo]bject",
+     "LfsObjectMissing", "The server has no bytes for a git-lfs pointer of this revision.",
+     "Push them by `git lfs push --all`, or name a revision whose large files are there."),
     (r"Authentication failed|could not read (Username|Password)|Permission denied|HTTP Basic|error: 40[13]",
      "AccessRefused", "The server lets nobody in without other credentials.",
      f"Check the URL and your rights; {TOKEN_CURE}, or give git a credential helper or an SSH key."),

@@ -80,8 +80,9 @@ def test_a_large_file_that_its_server_lost_is_not_taken_for_the_pointer(bring, w
     for held in lfs_server.store.rglob("*"):
         if held.is_file():
             held.unlink()
-    with pytest.raises((MachineTrouble, UserMistake)):
+    with pytest.raises(UserMistake) as caught:
         bring(of_git(with_lfs.url))
+    assert caught.value.failure.reason == "LfsObjectMissing", caught.value
     assert not (out / ".download.fetched.json").exists()
 
 
