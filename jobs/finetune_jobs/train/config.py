@@ -43,8 +43,8 @@ By hand, in an environment with `pip install finetune-operator[train]`:
 
 import torch
 from datasets import load_from_disk
-from mmengine.dataset import DefaultSampler
-from mmengine.hooks import DistSamplerSeedHook, ParamSchedulerHook
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import ParamSchedulerHook
 from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR
 from peft import LoraConfig
 from torch.optim import AdamW
@@ -63,7 +63,7 @@ dtype = torch.{dtype}
 # One optimizer step is accumulative_counts iterations of batch_size rows on each of {processes} processes
 batch_size = {batch_size}
 accumulative_counts = {accumulation}
-max_iters = {iterations}  # {steps} steps: {epochs} epochs of {iterations_per_epoch}, rounded up to whole steps
+max_iters = {iterations}  # {steps} steps: {epochs} epochs, rounded up to whole steps
 lr = {learning_rate}
 warmup_iterations = {warmup_iterations}
 
@@ -101,7 +101,7 @@ train_dataloader = dict(
     batch_size=batch_size,
     num_workers=0,
     dataset=dict(type=load_from_disk, dataset_path=packed_rows),
-    sampler=dict(type=DefaultSampler, shuffle=True),
+    sampler=dict(type=InfiniteSampler, shuffle=True),
     collate_fn=dict(type=collate),
 )
 
@@ -126,7 +126,7 @@ default_hooks = dict(
     logger=None,
     checkpoint=None,  # Checkpoints takes its place
     param_scheduler=dict(type=ParamSchedulerHook),
-    sampler_seed=dict(type=DistSamplerSeedHook),
+    sampler_seed=None,  # InfiniteSampler shuffles each epoch by itself
 )
 
 env_cfg = dict(
@@ -157,7 +157,6 @@ def config_text(request: TrainRequest, setting: Setting) -> str:
         iterations=schedule.iterations,
         steps=schedule.steps,
         epochs=request.epochs,
-        iterations_per_epoch=schedule.iterations_per_epoch,
         learning_rate=float(request.learning_rate),
         warmup_iterations=schedule.warmup_iterations,
         checkpoint_every=request.checkpoint_every,

@@ -134,7 +134,8 @@ def conclude(out: Path, code: int, last: "deque[str]", *, asked: bool, oom: int)
     for rank in told:
         if "failure" in rank:
             raise as_stage_error(rank)
-    raise explain([rank["error"] for rank in told], list(last), oom_kills=oom)
+    output = [*last, f"torchrun ended with exitcode: {code}"]
+    raise explain([rank["error"] for rank in told], output, oom_kills=oom)
 
 
 def as_stage_error(rank: Mapping[str, object]) -> StageError:

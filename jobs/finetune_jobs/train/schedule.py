@@ -24,15 +24,14 @@ class Schedule:
     warmup_ratio: float
 
     @property
-    def iterations_per_epoch(self) -> int:
-        """As mmengine's DefaultSampler deals rows: each process gets as many, some rows twice at the end."""
-        return ceil(ceil(self.rows / self.world_size) / self.batch_size)
+    def rows_per_step(self) -> int:
+        return self.world_size * self.batch_size * self.accumulation
 
     @property
     def steps(self) -> int:
         """Rounded up: a last step that the data does not fill takes its rest from the next shuffle, so that every
         row is learned from and a small data set takes at least one step."""
-        return ceil(self.epochs * self.iterations_per_epoch / self.accumulation)
+        return ceil(self.epochs * self.rows / self.rows_per_step)
 
     @property
     def iterations(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -55,6 +56,23 @@ def test_two_processes_train_to_the_loss_of_one_with_the_same_global_batch(alone
     one, two = (curve.read(training.out / CURVE_FILE) for training in (alone[0], together))
     assert [point.loss for point in two] == pytest.approx([point.loss for point in one], rel=1e-3)
     assert one[0].loss == pytest.approx(two[0].loss, rel=1e-6)
+
+
+def test_two_nodes_find_each_other_by_the_environment(alone, make_training):
+    """Two stage programs on one workspace, as two pods of an Indexed Job are; the first one records the result."""
+    cluster = make_training("cluster", rows=24, nodes=2, **LEARNING)
+    environ = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    nodes = [cluster.start(**environ, JOB_COMPLETION_INDEX=str(index)) for index in range(2)]
+    assert [node.wait() for node in nodes] == [0, 0]
+    one, two = (curve.read(training.out / CURVE_FILE) for training in (alone[0], cluster))
+    assert [point.loss for point in two] == pytest.approx([point.loss for point in one], rel=1e-3)
+    assert cluster.run()["state"] == "Reused"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_a_result_that_is_there_is_taken(alone):
