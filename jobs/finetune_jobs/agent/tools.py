@@ -31,6 +31,7 @@ LARGEST_POWER = 1000
 REFUSED = {
     "PythonInterpreter": "it runs whatever code the model writes, on this machine",
     "IPythonInterpreter": "it runs whatever code the model writes, on this machine",
+    "BatchIPythonInterpreter": "it runs whatever code the model writes, on this machine",
     "IPythonInteractive": "it runs whatever code the model writes, on this machine",
     "IPythonInteractiveManager": "it runs whatever code the model writes, on this machine",
     "PPT": "it writes files wherever the model says",

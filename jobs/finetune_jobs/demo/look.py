@@ -2,7 +2,7 @@
 
 import json
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from finetune_jobs.agent.react import Answer, Call, NoAction
 from finetune_jobs.demo.conversation import ENDED, Reply, State, Step
@@ -144,3 +144,21 @@ def readable(observation: str) -> str:
 
 def card(tone: str, title: str, body: str) -> str:
     return f'<div class="card {tone}"><h6>{title}</h6>{body}</div>'
+
+
+MARKS = {
+    "validCall": "well-formed call",
+    "exactArguments": "exact arguments",
+    "finishedTurn": "finished turn",
+    "noToolAnswer": "answered without a tool",
+}
+"""What the evaluate stage noted of a transcript."""
+
+
+def transcript_html(line: dict[str, Any]) -> str:
+    """One line of the evaluate stage's transcripts."""
+    marks = [(name, line[key]) for key, name in MARKS.items() if key in line]
+    tone = "good" if all(met for _, met in marks) else "bad"
+    noted = " · ".join(f"{'✓' if met else '✗'} {name}" for name, met in marks)
+    said = "".join(f"<pre>{escape(step['content'])}</pre>" for step in line["steps"])
+    return card(tone, f"{escape(str(line['model']))}: {noted}", said)

@@ -6,6 +6,8 @@ Whatever a job has not made (no training for a ready adapter, no evaluation) is 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +114,12 @@ def rate(rates: Rates, field: str) -> float | None:
     return value
 
 
-def transcripts_of(folder: Path | None) -> list[dict[str, Any]]:
+def transcripts_of(folder: Path | None) -> list[list[dict[str, Any]]]:
+    """One list a question: what each model said to it, in the file's order."""
     path = folder / TRANSCRIPTS_FILE if folder else None
     lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
-    return [json.loads(line) for line in lines if line.strip()]
+    said = (json.loads(line) for line in lines if line.strip())
+    return [list(group) for _, group in groupby(said, key=itemgetter("question"))]
 
 
 def model_card_of(folder: Path | None) -> str | None:

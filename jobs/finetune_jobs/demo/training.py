@@ -5,6 +5,7 @@ from typing import Any
 import streamlit as st
 
 from finetune_jobs.contract import EvaluateResult
+from finetune_jobs.demo.look import transcript_html
 from finetune_jobs.demo.records import (
     HISTOGRAM_FILE,
     Training,
@@ -18,8 +19,8 @@ from finetune_jobs.demo.records import (
 )
 from finetune_jobs.demo.settings import Settings, read_settings
 
-SHOWN_TRANSCRIPTS = 20
-"""On one page of them."""
+SHOWN_TRANSCRIPTS = 10
+"""Questions on one page."""
 
 
 def show() -> None:
@@ -60,13 +61,14 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction * 100:.0f} %"
 
 
-def show_transcripts(transcripts: list[dict[str, Any]]) -> None:
+def show_transcripts(transcripts: list[list[dict[str, Any]]]) -> None:
     pages = -(-len(transcripts) // SHOWN_TRANSCRIPTS)
     page = st.number_input(f"Page of {pages}", 1, pages, 1, key="transcripts_page") if pages > 1 else 1
     start = (int(page) - 1) * SHOWN_TRANSCRIPTS
-    for number, transcript in enumerate(transcripts[start : start + SHOWN_TRANSCRIPTS], start=start + 1):
-        st.markdown(f"**{number}.**")
-        st.json(transcript, expanded=1)
+    for number, answers in enumerate(transcripts[start : start + SHOWN_TRANSCRIPTS], start=start + 1):
+        st.text(f"{number}. {answers[0]['question']}")
+        for column, answer in zip(st.columns(len(answers)), answers, strict=True):
+            column.html(transcript_html(answer))
 
 
 def show_training(training: Training | None) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_jobs.agent.engine import Engine
 
-CORPUS = ["abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:;!?{}\"'\n", "你好，世界"]
+CORPUS = ["abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:;!?{}\"'\n", "你好世界"]
 
 
 @pytest.fixture(scope="session")
