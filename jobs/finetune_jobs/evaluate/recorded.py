@@ -61,15 +61,14 @@ class Search:
 
 
 def paper(query: str, number: int) -> Paper:
-    digits = list(hashlib.sha256(f"{number} {query.casefold()}".encode()).digest())
-    start = digits[0] % len(SENTENCES)
-    sentences = [SENTENCES[(start + i) % len(SENTENCES)] for i in range(4 + digits[1] % 3)]
-    first = digits[3] % len(NAMES)
+    digits = hashlib.sha256(query.casefold().encode()).digest()
+    start, length, first = digits[0] + 3 * number, 4 + digits[1 + number % 3] % 3, digits[4] + 5 * number
+    summary = " ".join(SENTENCES[(start + i) % len(SENTENCES)] for i in range(length))
     return Paper(
-        updated=FIRST_DAY + timedelta(days=10 * digits[2] + digits[4]),
-        title=TITLES[(digits[5] + number) % len(TITLES)].format(query[:1].upper() + query[1:]),
-        authors=tuple(Author(NAMES[(first + i) % len(NAMES)]) for i in range(1 + digits[6] % 4)),
-        summary=" ".join(sentences).replace("{}", query),
+        updated=FIRST_DAY + timedelta(days=10 * digits[5 + number % 3] + digits[8]),
+        title=TITLES[(digits[9] + number) % len(TITLES)].replace("{}", query[:1].upper() + query[1:]),
+        authors=tuple(Author(NAMES[(first + i) % len(NAMES)]) for i in range(1 + digits[10 + number % 3] % 4)),
+        summary=summary.replace("{}", query),
     )
 
 

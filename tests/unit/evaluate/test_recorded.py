@@ -3,6 +3,7 @@
 import json
 
 import arxiv
+import pytest
 
 from finetune_jobs.agent.tools import make_executor
 from finetune_jobs.evaluate.recorded import recorded
@@ -17,8 +18,9 @@ def search(query: str) -> str:
     return content
 
 
-def test_lagents_own_tool_writes_three_papers_down():
-    papers = search("bees").split("\n\n")
+@pytest.mark.parametrize("query", ["bees", "InternLM2 Technical Report", "{} and %s", "x" * 400])
+def test_lagents_own_tool_writes_three_papers_down(query):
+    papers = search(query).split("\n\n")
     assert len(papers) == 3
     assert [line.partition(":")[0] for line in papers[0].splitlines()] == ["Published", "Title", "Authors", "Summary"]
     assert len({paper.splitlines()[1] for paper in papers}) == 3
