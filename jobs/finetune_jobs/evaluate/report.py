@@ -34,7 +34,7 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 def _count(judged: Sequence[Verdict], of: Measure) -> str:
-    said = [of(v) for v in judged if of(v) is not None]
+    said = [found for v in judged if (found := of(v)) is not None]
     share = rate(judged, of)
     return "-" if share is None else f"{sum(said)} of {len(said)} ({share:.0%})"
 
