@@ -9,7 +9,6 @@ from finetune_jobs.contract import Lora, TrainRequest
 from finetune_jobs.train.config import Setting, config_text
 from finetune_jobs.train.schedule import Schedule
 
-
 LORA = Lora(rank=8, alpha=16, dropout="0.05")
 
 
