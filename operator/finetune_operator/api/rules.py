@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from finetune_jobs.contract import Source
+from finetune_jobs.contract import GitSource, Source
 from finetune_operator.api.job import NAME_LENGTH
 from finetune_operator.api.spec import CONFIG_SAYS, EnvVar, Evaluation, Spec, Storage, Training, camel
 
@@ -100,6 +100,10 @@ ROOT_RULES = (
 """Over the whole object; the last one speaks of a change."""
 
 VALUE_RULES: dict[tuple[type[BaseModel], str], Rule] = {
+    (GitSource, "url"): Rule(
+        "!self.matches('^[a-z]+://[^/@]*:[^/@]*@')",
+        "a URL with a password would stand in plain sight; write the token into a Secret and name it by tokenSecretRef",
+    ),
     (Training, "learning_rate"): Rule(
         "double(self) > 0.0 && double(self) <= 0.1",
         'write a learning rate above 0 and at most "0.1" as a string, such as "2e-4"',

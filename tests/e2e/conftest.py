@@ -1,0 +1,111 @@
+"""The example's job, run once by the real command for all tests of this folder."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+FINETUNE = Path(sys.executable).with_name("finetune")
+EXAMPLE = Path("examples/smollm2-react.yaml")
+Line = Mapping[str, object]
+
+
+def finetune(*arguments: object) -> list[str]:
+    return [str(FINETUNE), *map(str, arguments)]
+
+
+def read_lines(stream: Iterator[str]) -> Iterator[Line]:
+    for line in stream:
+        sys.stderr.write(line)
+        yield json.loads(line)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one `finetune run --json` said, and how it ended."""
+
+    lines: tuple[Line, ...]
+    code: int
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Stage -> its last state, in order."""
+        return {str(line["stage"]): str(line["state"]) for line in self.lines}
+
+    def result(self, stage: str) -> Mapping:
+        """What the stage told at its end."""
+        return next(line["result"] for line in reversed(self.lines) if line["stage"] == stage and "result" in line)
+
+
+def run_job(job: Path, workspace: Path, *arguments: object) -> Run:
+    """`finetune run --json` to its end."""
+    command = finetune("run", job, "--workspace", workspace, "--json", *arguments)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = tuple(read_lines(process.stdout))
+    return Run(lines, process.wait())
+
+
+@dataclass(frozen=True)
+class OpenDemo:
+    run: Run
+    url: str
+
+
+@contextmanager
+def open_demo(job: Path, workspace: Path, *arguments: object) -> Iterator[OpenDemo]:
+    """`finetune run --json` as far as the open demo; Ctrl-C at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = finetune("run", job, "--workspace", workspace, "--json", "--port", port, *arguments)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    lines: list[Line] = []
+    try:
+        for line in read_lines(process.stdout):
+            lines.append(line)
+            if line["stage"] == "demo" and line["state"] == "Succeeded":
+                break
+        assert lines, "the run said nothing"
+        assert lines[-1]["state"] == "Succeeded", lines[-1]
+        yield OpenDemo(Run(tuple(lines), 0), str(lines[-1]["result"]["url"]))
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="session")
+def first_run(workspace) -> Run:
+    """The example from nothing to the judged model; minutes."""
+    run = run_job(EXAMPLE, workspace, "--until", "evaluate")
+    assert run.code == 0, run.lines[-1]
+    return run
+
+
+def changed(job: Path, into: Path, **spec: object) -> Path:
+    """A copy of the job with some of its spec written otherwise; claims lie where the example's do."""
+    document = yaml.safe_load(job.read_text())
+    for path, value in spec.items():
+        at = document["spec"]
+        *outer, last = path.split("__")
+        for key in outer:
+            at = at.setdefault(key, {})
+        at.pop(last, None) if value is None else at.update({last: value})
+    into.write_text(yaml.safe_dump(document))
+    return into
