@@ -83,15 +83,17 @@ def command(out: Path, world: World, resume: Path | None) -> list[str]:
 
 
 def environment(out: Path, world: World, machine: Machine, base: Mapping[str, str]) -> dict[str, str]:
-    threads = max(1, machine.cores // world.per_node)
+    threads = base.get("OMP_NUM_THREADS") or str(max(1, machine.cores // world.per_node))
     own = {
         FOLDER_VARIABLE: str(out),
         PARENT_VARIABLE: str(os.getpid()),
         "TORCH_EXTENSIONS_DIR": str(out / EXTENSIONS_FOLDER),
         "PYTHONUNBUFFERED": "1",
     }
+    # MKL's own count, or mmengine sets it to 1
+    counts = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     hidden = {} if world.gpu else {"CUDA_VISIBLE_DEVICES": ""}
-    return {"OMP_NUM_THREADS": str(threads), **base, **own, **hidden}
+    return {**counts, **base, **own, **hidden}
 
 
 def relay(process: "subprocess.Popen[str]", last: "deque[str]") -> None:
