@@ -36,6 +36,7 @@ from finetune_jobs.contract import (
 )
 from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room, read_record, stage_folder, write_atomically
+from finetune_jobs.telling import told
 
 log = logging.getLogger("finetune_jobs")
 
@@ -114,7 +115,8 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
             return State.REUSED, done
         started = datetime.now(UTC)
         program = importlib.import_module(PROGRAMS[request.stage])
-        result: Contract = program.run(request, Room(workspace, request, folder, volumes))
+        with told(folder, digest) if node_rank() == 0 else nullcontext():
+            result: Contract = program.run(request, Room(workspace, request, folder, volumes))
         record = Record(
             stage=request.stage,
             digest=digest,
