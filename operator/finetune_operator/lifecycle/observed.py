@@ -1,0 +1,190 @@
+"""What the operator has seen of one FineTuneJob: plain values, made by cluster/, read by every policy here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from finetune_jobs.contract import Failure, Progress, Stage
+from finetune_operator.api import FineTuneJob
+from finetune_operator.api.status import Status
+from finetune_operator.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod of a stage."""
+
+    name: str
+    phase: str = "Pending"
+    reason: str = ""
+    """Of the pod itself, such as Evicted."""
+    exit_code: int | None = None
+    """Of the stage's container, once it has ended."""
+    ended_by: str = ""
+    """The container's terminated reason, such as OOMKilled."""
+    said: str = ""
+    """The termination message: an `Outcome`, or the log's end."""
+    waits: str = ""
+    """The container's waiting reason, such as ImagePullBackOff."""
+    waits_message: str = ""
+    unschedulable: str = ""
+    """The scheduler's message, while it finds no node."""
+    disrupted: bool = False
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """The batch/v1 Job of a stage, with its pods, oldest first."""
+
+    name: str
+    uid: str
+    stage: str
+    digest: str
+    placement: str
+    created_at: datetime
+    suspended: bool = False
+    queued: bool = False
+    """It carries Kueue's label."""
+    active: int = 0
+    failed: int = 0
+    complete: bool = False
+    gave_up: str = ""
+    """Reason of its Failed condition, such as BackoffLimitExceeded."""
+    gave_up_message: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deleting: bool = False
+    nodes: int = 1
+    pods: tuple[Pod, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        return self.complete or bool(self.gave_up)
+
+    @property
+    def busy(self) -> bool:
+        """A pod of it has begun, so that stopping it would lose work."""
+        return any(pod.phase == "Running" for pod in self.pods)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What stands of the demo."""
+
+    revision: str = ""
+    """Digest of the demo that the Deployment serves."""
+    available: bool = False
+    """The newest revision answers."""
+    stale: bool = True
+    """Something of it is missing, edited by hand, or not as the job now says."""
+    answers: bool = False
+    """Any revision answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another FineTuneJob in the same workspace, seen from one stage of this one."""
+
+    name: str
+    runs: bool = False
+    """It has an unfinished Job for the stage."""
+    wants: bool = False
+    """It is about to start the stage and came first."""
+    result: Mapping[str, Any] | None = None
+    """What came out, when it has finished the stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look at a job and all that belongs to it."""
+
+    job: FineTuneJob
+    generation: int
+    status: Status
+    plan: Plan | None
+    """None where the spec can't be planned; then `problem` says why."""
+    problem: Failure | None = None
+    jobs: Mapping[str, StageJob] = field(default_factory=dict)
+    """By name, superseded ones included."""
+    names: Mapping[Stage, str] = field(default_factory=dict)
+    """Names of the Jobs that the plan's stages have."""
+    placements: Mapping[Stage, str] = field(default_factory=dict)
+    gpus: Mapping[Stage, int] = field(default_factory=dict)
+    """GPUs that the stage holds while it runs, over all its pods."""
+    workspace: bool = False
+    """The claim is there, or is the user's own."""
+    workspace_stale: bool = False
+    """It is there, but not as the job now says."""
+    requests: bool = False
+    """The ConfigMap with this plan's requests is there."""
+    progress_ready: bool = False
+    """The progress ConfigMap and its rights are there."""
+    progress: Progress | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    """Step and loss, thinned."""
+    served: Served = field(default_factory=Served)
+    demo_url: str = ""
+    peers: Mapping[Stage, tuple[Peer, ...]] = field(default_factory=dict)
+    refusal: Failure | None = None
+    """Why the API server refused the last thing that was to be made."""
+
+
+class Make(StrEnum):
+    """What can be made; manifests/ knows how."""
+
+    WORKSPACE = "workspace"
+    REQUESTS = "requests"
+    PROGRESS = "progress"
+    STAGE = "stage"
+    DEMO = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    make: Make
+    stage: Stage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Suspend a Job, or let it go on."""
+
+    name: str
+    uid: str
+    suspend: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Delete a Job; its pods are asked to save."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An Event to come."""
+
+    type: str
+    """Normal or Warning."""
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens next, in this order: apply, switch, remove, status, events."""
+
+    status: Status
+    apply: tuple[Want, ...] = ()
+    switch: tuple[Switch, ...] = ()
+    remove: tuple[Remove, ...] = ()
+    drop_demo: bool = False
+    """Take the demo down."""
+    events: tuple[Told, ...] = ()
+    look_again_after: float | None = None
+    """Seconds; None waits for a change."""

@@ -1,0 +1,80 @@
+"""The demo: when it moves to a new model, when it stays on the last good one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from finetune_jobs.contract import EvaluateResult, Failure, Stage
+from finetune_operator.api.status import StageState, StageStatus
+from finetune_operator.lifecycle import reasons
+from finetune_operator.lifecycle.gate import below_gate
+from finetune_operator.lifecycle.observed import Make, Observed, Want
+from finetune_operator.lifecycle.verdict import DONE
+from finetune_operator.lifecycle.walk import recorded
+
+UNREADABLE = Failure(
+    reason=reasons.EVALUATION_UNREADABLE,
+    message="The evaluation's rates can't be read, so the gate stays shut and the demo where it is.",
+    cure="Delete the evaluate stage's Job and change the spec (spec.suspend true, then false) to judge again, "
+    "or leave out spec.evaluation.minimumValidCalls.",
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What becomes of the demo in this pass."""
+
+    status: StageStatus | None
+    """None where the job has none."""
+    apply: tuple[Want, ...] = ()
+    drop: bool = False
+    """Take it down: the job no longer has one."""
+
+
+def serve(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
+    planned = seen.plan.of(Stage.DEMO) if seen.plan else None
+    if planned is None:
+        return Demo(None, drop=bool(seen.served.revision))
+    before = recorded(seen, Stage.DEMO)
+    known = before if before is not None and before.digest == planned.digest else None
+    base = known or StageStatus(name=Stage.DEMO, state=StageState.PENDING, digest=planned.digest)
+    if not all(stage.state in DONE for stage in stages):
+        return Demo(base.model_copy(update={"state": StageState.PENDING, "reason": "", "message": ""}))
+    shut = gate(seen, stages)
+    if shut is not None:
+        message = f"{shut.message} {shut.cure}"
+        return Demo(base.model_copy(update={"state": StageState.FAILED, "reason": shut.reason, "message": message}))
+    moved = seen.served.revision == planned.digest
+    apply = () if moved and not seen.served.stale else (Want(Make.DEMO, Stage.DEMO),)
+    return Demo(served(seen, base, now, open_=moved and not apply and seen.served.available), apply)
+
+
+def served(seen: Observed, base: StageStatus, now: datetime, *, open_: bool) -> StageStatus:
+    if seen.job.spec.suspend:
+        return base.model_copy(update={"state": StageState.SUSPENDED, "reason": reasons.SUSPENDED, "message": ""})
+    return base.model_copy(
+        update={
+            "state": StageState.SUCCEEDED if open_ else StageState.RUNNING,
+            "attempts": max(base.attempts, 1),
+            "started_at": base.started_at or now,
+            "finished_at": (base.finished_at or now) if open_ else None,
+            "reason": reasons.DEMO_AVAILABLE if open_ else reasons.DEMO_STARTING,
+            "message": "",
+            "result": {"url": seen.demo_url} if open_ else None,
+        }
+    )
+
+
+def gate(seen: Observed, stages: Sequence[StageStatus]) -> Failure | None:
+    """Why the demo may not move; None when it may."""
+    minimum = seen.plan.gate if seen.plan else None
+    judged = next((stage for stage in stages if stage.name is Stage.EVALUATE), None)
+    if minimum is None or judged is None:
+        return None
+    try:
+        result = EvaluateResult.model_validate(judged.result)
+    except ValidationError:
+        return UNREADABLE
+    return below_gate(result.model_dump(by_alias=True), minimum)

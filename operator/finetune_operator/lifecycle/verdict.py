@@ -1,0 +1,103 @@
+"""How one stage stands, from its Job, its pods and what status has recorded. The policy with the most rows."""
+
+from datetime import datetime
+
+from finetune_jobs.contract import RESULTS, Failure, Outcome, Stage, State
+from finetune_operator.api.status import StageState, StageStatus
+from finetune_operator.lifecycle import reasons
+from finetune_operator.lifecycle.failures import NOT_CREATED, explain_end, explain_wait, found, outcome_of
+from finetune_operator.lifecycle.observed import Pod, StageJob
+
+DONE = {StageState.SUCCEEDED, StageState.REUSED}
+RECORDED = DONE | {StageState.FAILED}
+"""What is recorded stays, whatever becomes of the Job."""
+PATIENCE = 60.0
+"""Seconds that a Job may have no pod before that is told."""
+
+
+def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob | None, now: datetime) -> StageStatus:
+    """The stage's status; `before` is the recorded one, of whatever digest."""
+    known = before if before is not None and before.digest == digest else None
+    if known is not None and known.state in RECORDED:
+        return known
+    base = known or StageStatus(name=stage, state=StageState.PENDING, digest=digest)
+    if job is None or job.deleting:
+        return base.model_copy(update={"state": StageState.PENDING, "reason": "", "message": ""})
+    base = base.model_copy(
+        update={
+            "attempts": max(base.attempts, job.failed + 1),
+            "started_at": base.started_at or job.started_at or job.created_at,
+        }
+    )
+    won = winner(job)
+    if won is not None or job.complete:
+        return ended_well(base, job, won, now)
+    if job.gave_up:
+        return ended_badly(base, job, now)
+    return under_way(base, job, now)
+
+
+def winner(job: StageJob) -> Pod | None:
+    """The pod that made the result. On one node its own end is enough: the Job's condition only follows it."""
+    succeeded = [pod for pod in job.pods if pod.phase == "Succeeded"]
+    return succeeded[0] if succeeded and (job.nodes == 1 or job.complete) else None
+
+
+def ended_well(base: StageStatus, job: StageJob, pod: Pod | None, now: datetime) -> StageStatus:
+    outcome = outcome_of(pod, job.stage, job.digest) if pod else None
+    reused = outcome is not None and outcome.state is State.REUSED
+    return base.model_copy(
+        update={
+            "state": StageState.REUSED if reused else StageState.SUCCEEDED,
+            "finished_at": (pod.finished_at if pod else None) or job.finished_at or now,
+            "reason": reasons.REUSED if reused else reasons.SUCCEEDED,
+            "message": "The workspace held the result already." if reused else "",
+            "result": result_of(outcome),
+        }
+    )
+
+
+def result_of(outcome: Outcome | None) -> dict[str, object] | None:
+    """The stage's result without its curve; None for what is no result of that stage."""
+    if outcome is None or outcome.result is None:
+        return None
+    known = {f.alias or name for name, f in RESULTS[outcome.stage].model_fields.items()}
+    return {key: value for key, value in outcome.result.items() if key in known and key != "curve"}
+
+
+def ended_badly(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
+    failed = [pod for pod in job.pods if pod.phase == "Failed"]
+    said = explain_end(job, failed[-1] if failed else None)
+    return base.model_copy(
+        update={
+            "state": StageState.FAILED,
+            "finished_at": job.finished_at or now,
+            **told(said),
+        }
+    )
+
+
+def under_way(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
+    if job.suspended:
+        state = StageState.QUEUED if job.queued else StageState.SUSPENDED
+        message = "Kueue has not admitted it yet." if job.queued else ""
+        return base.model_copy(
+            update={"state": state, "reason": reasons.QUEUED if job.queued else "", "message": message}
+        )
+    waits = explain_wait(job)
+    if waits is None and not job.pods and (now - job.created_at).total_seconds() > PATIENCE:
+        waits = found(NOT_CREATED, job, "")
+    if waits is not None:
+        return base.model_copy(update={"state": StageState.RUNNING, **told(waits)})
+    failed = [pod for pod in job.pods if pod.phase == "Failed"]
+    if failed:
+        why = explain_end(job, failed[-1])
+        message = f"Attempt {base.attempts - 1 or 1} ended: {why.message} Trying again."
+        return base.model_copy(
+            update={"state": StageState.RUNNING, "reason": reasons.RETRYING, "message": message[:4096]}
+        )
+    return base.model_copy(update={"state": StageState.RUNNING, "reason": "", "message": ""})
+
+
+def told(failure: Failure) -> dict[str, str]:
+    return {"reason": failure.reason[:1024], "message": f"{failure.message} {failure.cure}"[:4096]}

@@ -1,0 +1,107 @@
+"""The stages in their order: which are done, which one is next, and what has to happen for it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_jobs.contract import Stage
+from finetune_operator.api.status import StageState, StageStatus
+from finetune_operator.lifecycle import reasons
+from finetune_operator.lifecycle.observed import Make, Observed, Remove, StageJob, Switch, Want
+from finetune_operator.lifecycle.peers import settle
+from finetune_operator.lifecycle.verdict import DONE, verdict
+from finetune_operator.plan import PlannedStage
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage with what is done about it now."""
+
+    status: StageStatus
+    apply: tuple[Want, ...] = ()
+    switch: tuple[Switch, ...] = ()
+    remove: tuple[Remove, ...] = ()
+
+
+def walk(seen: Observed, now: datetime) -> list[Step]:
+    """Every stage but the demo. At most one of them, the first that is not done, is acted on."""
+    steps: list[Step] = []
+    for planned in seen.plan.stages if seen.plan else ():
+        if planned.stage is Stage.DEMO:
+            continue
+        clear = all(step.status.state in DONE for step in steps)
+        steps.append(step_of(seen, planned, now, clear=clear))
+    return steps
+
+
+def step_of(seen: Observed, planned: PlannedStage, now: datetime, *, clear: bool) -> Step:
+    """`clear`: every stage before it is done."""
+    before = recorded(seen, planned.stage)
+    job = seen.jobs.get(seen.names[planned.stage])
+    if before is not None and before.digest == planned.digest and tried_anew(seen, before):
+        before = before.model_copy(update={"state": StageState.PENDING, "finished_at": None})
+        if job is not None:
+            return Step(verdict(planned.stage, planned.digest, before, None, now), remove=removal(job))
+    status = verdict(planned.stage, planned.digest, before, job, now)
+    if not clear or status.state in DONE or status.state is StageState.FAILED:
+        return Step(status)
+    if job is None:
+        return start(seen, planned, settle(status, seen.peers.get(planned.stage, ()), now), now)
+    return steer(seen, planned, status, job)
+
+
+def recorded(seen: Observed, stage: Stage) -> StageStatus | None:
+    return next((status for status in seen.status.stages if status.name == stage), None)
+
+
+def tried_anew(seen: Observed, before: StageStatus) -> bool:
+    """A failed stage is started again when the user has changed the spec since."""
+    return before.state is StageState.FAILED and seen.generation > seen.status.observed_generation
+
+
+def start(seen: Observed, planned: PlannedStage, status: StageStatus, now: datetime) -> Step:
+    """Make the Job and, before it, what it needs and is not there."""
+    if status.state is not StageState.PENDING:
+        return Step(status)
+    if seen.job.spec.suspend:
+        return Step(status.model_copy(update={"state": StageState.SUSPENDED}))
+    there = {Make.WORKSPACE: seen.workspace, Make.REQUESTS: seen.requests}
+    if planned.stage is Stage.TRAIN:
+        there[Make.PROGRESS] = seen.progress_ready
+    missing = tuple(Want(make) for make, done in there.items() if not done)
+    begun = status.model_copy(
+        update={
+            "state": StageState.QUEUED if seen.job.spec.queue_name else StageState.RUNNING,
+            "reason": reasons.QUEUED if seen.job.spec.queue_name else reasons.STARTED,
+            "attempts": status.attempts + 1,
+            "started_at": now,
+        }
+    )
+    return Step(begun, apply=(*missing, Want(Make.STAGE, planned.stage)))
+
+
+def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob) -> Step:
+    """A Job that is not over: suspend it, let it go on, or make it anew as the job now says."""
+    if job.deleting:
+        return Step(status)
+    if seen.job.spec.suspend:
+        held = status.model_copy(update={"state": StageState.SUSPENDED, "reason": "", "message": ""})
+        if job.queued:  # Kueue would let it go again
+            return Step(held, remove=removal(job))
+        return Step(held, switch=() if job.suspended else (Switch(job.name, job.uid, suspend=True),))
+    if job.placement != seen.placements[planned.stage] and not job.busy:
+        return Step(status.model_copy(update={"state": StageState.PENDING}), remove=removal(job))
+    if job.suspended and not job.queued:
+        resumed = status.model_copy(update={"state": StageState.RUNNING, "reason": reasons.STARTED})
+        return Step(resumed, switch=(Switch(job.name, job.uid, suspend=False),))
+    return Step(status)
+
+
+def removal(job: StageJob) -> tuple[Remove, ...]:
+    return () if job.deleting else (Remove(job.name, job.uid),)
+
+
+def superseded(seen: Observed) -> tuple[Remove, ...]:
+    """Jobs of an earlier spec that still work: nobody waits for them. Their pods save first."""
+    current = set(seen.names.values())
+    old = (job for name, job in seen.jobs.items() if name not in current)
+    return tuple(Remove(job.name, job.uid) for job in old if not job.over and not job.deleting)
