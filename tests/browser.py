@@ -88,3 +88,11 @@ def open_training(page: Page) -> None:
 def screenshot(page: Page, path: Path) -> None:
     """The page as wide as the window and as long as it is."""
     page.screenshot(path=path, full_page=True)
+
+
+def set_call_protocol(page: Page, text: str) -> None:
+    """As a visitor edits it in the sidebar."""
+    page.get_by_text("Prompts", exact=True).click()
+    box = page.get_by_label("Call protocol")
+    box.fill(text)
+    box.press("Control+Enter")

@@ -56,9 +56,12 @@ class BoundedArxivSearch(ArxivSearch):  # type: ignore[misc]
             return within(SEARCH_SECONDS, lambda: super(BoundedArxivSearch, self).get_arxiv_article_information(query))
         except TimeoutError:
             return _failed(f"arXiv did not answer within {SEARCH_SECONDS:g} seconds. Try again later.")
-        except Exception as error:  # noqa: BLE001  whatever arxiv raises is the tool's answer, not the page's end
+        except OSError as error:  # requests' own errors are of this kind
             log.warning("ArxivSearch(%r): %s: %s", query, type(error).__name__, error)
             return _failed("arXiv can't be reached from this machine: no internet connection, or arXiv is down.")
+        except Exception as error:  # noqa: BLE001  whatever arxiv raises is the tool's answer, not the page's end
+            log.warning("ArxivSearch(%r): %s: %s", query, type(error).__name__, error)
+            return _failed(f"arXiv's answer can't be used: {error}")
 
 
 class Calculator(BaseAction):  # type: ignore[misc]

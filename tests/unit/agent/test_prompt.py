@@ -39,10 +39,6 @@ def test_prompt_tokens_are_those_that_xtuner_trains_on(name: str):
     assert trained["input_ids"][: len(prompt)] == prompt
     first_of_answer = Words().encode("done" + template(name).suffix, add_special_tokens=False)
     assert trained["input_ids"][len(prompt) :][: len(first_of_answer)] == first_of_answer
-    assert (
-        learned[-len(first_of_answer) :] == first_of_answer
-        or learned[-len(first_of_answer) - 1 : -1] == first_of_answer
-    )
 
 
 def test_the_text_is_readable():

@@ -51,6 +51,14 @@ def test_an_arxiv_that_never_answers_is_given_up(point_arxiv_at, monkeypatch):
     assert done.errmsg == "arXiv did not answer within 0.2 seconds. Try again later."
 
 
+def test_an_answer_that_is_no_feed_is_the_tools_answer(point_arxiv_at, monkeypatch):
+    import arxiv
+
+    monkeypatch.setattr(arxiv.Client, "results", lambda *_: (1 / 0 for _ in "x"))
+    done = tools.make_executor(["ArxivSearch"])(API, QUERY)
+    assert done.errmsg == "arXiv's answer can't be used: division by zero"
+
+
 @pytest.mark.parametrize(
     ("expression", "result"),
     [
