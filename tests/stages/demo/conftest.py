@@ -69,7 +69,8 @@ FEED = """<?xml version="1.0" encoding="UTF-8"?>
 <entry><id>http://127.0.0.1/abs/2403.17297</id><updated>2024-03-26T00:00:00Z</updated>
 <published>2024-03-26T00:00:00Z</published><title>InternLM2 Technical Report</title>
 <summary>A report &lt;b&gt;served by the test&lt;/b&gt;.</summary><author><name>Zheng Cai</name></author>
-<author><name>曹茂松</name></author><arxiv:primary_category term="cs.CL"/><category term="cs.CL"/></entry></feed>"""
+<author><name>曹茂松</name></author><link href="http://127.0.0.1/abs/2403.17297"/>
+<arxiv:primary_category term="cs.CL"/><category term="cs.CL"/></entry></feed>"""
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_an_arxiv_that_never_answers_is_given_up(point_arxiv_at, monkeypatch):
 def test_an_answer_that_is_no_feed_is_the_tools_answer(point_arxiv_at, monkeypatch):
     import arxiv
 
-    monkeypatch.setattr(arxiv.Client, "results", lambda *_: (1 / 0 for _ in "x"))
+    monkeypatch.setattr(arxiv.Client, "results", lambda *_, **__: (1 / 0 for _ in "x"))
     done = tools.make_executor(["ArxivSearch"])(API, QUERY)
     assert done.errmsg == "arXiv's answer can't be used: division by zero"
 
