@@ -58,6 +58,7 @@ WRONG = [
     ('"1e-3"', '"1e-3"\n    learningRate: "1e-4"', "'learningRate' stands twice; keep one"),
     ("spec:\n", "spec:\n  demo: {ingress: {className: nginx}}\n", "spec.demo.ingress.host: is required"),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'not between "0" and "1"'),
+    ("spec:\n", "spec:\n  evaluation: {prompts: arxiv}\n", "spec.evaluation.prompts: .* did you mean 'arxiv-react'?"),
     ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size .*, one of the two"),
     ("  model:", "  modle:", "spec.modle: there is no such field; did you mean 'model'?"),
     (

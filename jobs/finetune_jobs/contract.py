@@ -351,6 +351,10 @@ class Prompt(Contract):
     """Exact arguments, compared without case; None accepts any well-formed ones."""
 
 
+PROMPT_SETS = ("arxiv-react", "two-tools-react")
+"""Built-in sets of held-out prompts, by name; the first needs no tool but ArxivSearch and is the default."""
+
+
 class EvaluateRequest(Request):
     """Judge base against merged on held-out prompts."""
 

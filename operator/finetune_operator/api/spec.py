@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from finetune_jobs.contract import Contract, DatasetFormat, DecimalString, DnsName, Lora, Source, Stage
+from finetune_jobs.contract import PROMPT_SETS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source, Stage
 from finetune_operator.api.problems import nearest
 from finetune_operator.api.templates import SPELLINGS
 
@@ -26,6 +26,17 @@ def _known_template(name: str) -> str:
 
 Template = Annotated[
     str, AfterValidator(_known_template), Field(json_schema_extra={"enum": sorted(SPELLINGS)}, max_length=40)
+]
+
+
+def _known_prompts(name: str) -> str:
+    if name not in PROMPT_SETS:
+        raise ValueError(f"{name!r} is not a built-in set of prompts; {nearest(name, PROMPT_SETS)}")
+    return name
+
+
+PromptSet = Annotated[
+    str, AfterValidator(_known_prompts), Field(json_schema_extra={"enum": sorted(PROMPT_SETS)}, max_length=63)
 ]
 
 
@@ -180,8 +191,8 @@ class Evaluation(Contract):
     """How the result is judged before the demo moves to it."""
 
     enabled: bool = Field(default=True, description="False moves the demo without judging the model.")
-    prompts: str | None = Field(
-        default=None, max_length=63, description="A built-in set of held-out prompts; arxiv-react is the default."
+    prompts: PromptSet | None = Field(
+        default=None, description="A built-in set of held-out prompts; arxiv-react is the default."
     )
     prompts_from: ConfigMapText | None = Field(
         default=None, description="Your own prompts: YAML or JSON list of {question, tool, arguments}."

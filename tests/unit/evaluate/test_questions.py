@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_jobs.agent.tools import make_executor
-from finetune_jobs.contract import Prompt
+from finetune_jobs.contract import PROMPT_SETS, Prompt
 from finetune_jobs.errors import UserMistake
 from finetune_jobs.evaluate.questions import DEFAULT_TOOL, SETS, check, questions, tools_of
 
@@ -16,6 +16,10 @@ def test_every_built_in_set_can_be_judged(name):
     check(prompts, make_executor(tools_of(prompts)).get_actions_info())
     assert len({prompt.question for prompt in prompts}) == len(prompts)
     assert any(prompt.tool is None for prompt in prompts)
+
+
+def test_the_contract_names_the_sets():
+    assert tuple(SETS) == PROMPT_SETS
 
 
 def test_the_sets_hold_the_tutorials_own_question():

@@ -39,7 +39,7 @@ CHANGES = [
     ("the seed of the shuffle", {"training": {"seed": 1}}, AFTER_TRAIN | {Stage.DATASET}),
     ("the row length", {"training": {"maxLength": 2048}}, AFTER_TRAIN | {Stage.DATASET}),
     ("the merged dtype", {"merge": {"dtype": "float16"}}, {Stage.MERGE, Stage.EVALUATE, Stage.DEMO}),
-    ("the prompts", {"evaluation": {"prompts": "other"}}, {Stage.EVALUATE, Stage.DEMO}),
+    ("the prompts", {"evaluation": {"prompts": "two-tools-react"}}, {Stage.EVALUATE, Stage.DEMO}),
     ("the gate", {"evaluation": {"minimumValidCalls": "0.8"}}, set()),
     ("how often training saves", {"training": {"checkpoint": {"everySteps": 7}}}, set()),
     ("the recipe's own value, written out", {"training": {"epochs": 3}}, set()),
