@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "xtuner" / "smollm2_qlora_age
 
 @pytest.fixture(scope="module")
 def own(make_training):
-    return make_training("own", rows=200, output="messages", config=EXAMPLE.read_text(), quantization="nf4")
+    return make_training("own", rows=600, output="messages", config=EXAMPLE.read_text(), quantization="nf4")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def trained(own):
 
 
 def test_it_trains_as_the_config_says(own, trained):
-    """200 conversations in packs of 640 tokens, 3 epochs, 2 iterations a step; nf4, chatting before and after."""
+    """600 conversations in packs of 640 tokens, 3 epochs, 2 iterations a step; nf4, chatting before and after."""
     assert trained["state"] == "Succeeded"
     points = curve.read(own.out / CURVE_FILE)
     assert [point.step for point in points] == list(range(1, trained["result"]["steps"] + 1))

@@ -11,6 +11,7 @@ The ids of rank, torchrun and stage are left in SABOTAGE_PIDS.
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 ROLES = ("rank", "torchrun", "stage")
@@ -39,6 +40,8 @@ def strike(kind, role, path):
     os.kill(pids[role], getattr(signal, f"SIG{kind}"))
     if kind == "KILL":
         signal.pause()  # until the death reaches this process
+    while role == "stage" and not (path.parent / "ranks" / "stop").exists():
+        time.sleep(0.01)  # until the stage has passed the request on
 
 
 def break_after_step(kind, role, step):
