@@ -86,8 +86,11 @@ def open_training(page: Page) -> None:
 
 
 def screenshot(page: Page, path: Path) -> None:
-    """The page as wide as the window and as long as it is."""
-    page.screenshot(path=path, full_page=True)
+    """The page as wide as the window and as long as it is: what scrolls is inside Streamlit's own frame."""
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({**WINDOW, "height": max(int(height), WINDOW["height"])})
+    page.screenshot(path=path)
+    page.set_viewport_size(WINDOW)
 
 
 def set_call_protocol(page: Page, text: str) -> None:

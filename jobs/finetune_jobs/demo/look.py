@@ -28,9 +28,10 @@ STYLE = """
 .card.seen { border-color: #8a94a6; background: rgba(120, 130, 150, .09); }
 .card h6 { margin: 0 0 .3rem 0; padding: 0; font-size: .78rem; letter-spacing: .04em; text-transform: uppercase;
            opacity: .7; }
-.card code { font-weight: 600; background: none; padding: 0; color: inherit; }
+.card code { font-weight: 600; overflow-wrap: anywhere; font-size: .9rem; background: none; padding: 0; color: inherit; }
 .card pre { margin: .35rem 0 0 0; padding: .5rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem;
             background: rgba(120, 120, 120, .1); border-radius: .3rem; max-height: 9.5rem; overflow-y: auto; }
+.card pre.prose { font-family: inherit; }
 .card .error { color: #c02b2b; font-weight: 600; margin-top: .35rem; }
 .final { white-space: pre-wrap; overflow-wrap: anywhere; margin: .6rem 0 .2rem 0; font-size: 1.08rem;
          font-weight: 500; }
@@ -101,7 +102,9 @@ def step_html(step: Step) -> str:
             return f'<div class="said">{escape(step.text)}<span class="cursor">▌</span></div>'
         case NoAction():
             reply = f'<div class="error">lagent replied: “{escape(step.outcome.reply)}”</div>'
-            return card("bad", "Neither a tool call nor a final answer", f"<pre>{escape(step.text)}</pre>{reply}")
+            return card(
+                "bad", "Neither a tool call nor a final answer", f'<pre class="prose">{escape(step.text)}</pre>{reply}'
+            )
         case Answer():
             return f'{thought(step.text)}<div class="final">{escape(step.outcome.text)}</div>'
         case Call():

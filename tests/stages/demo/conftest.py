@@ -54,11 +54,13 @@ def threads() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def taught(smollm2: Path, test_cache: Path) -> Path:
+def taught(smollm2_workspace: BaseModel, test_cache: Path) -> Path:
     """The base model after a few steps on one question: it calls ArxivSearch, and answers whatever that says."""
-    folder = test_cache / "demo-taught"
+    folder = test_cache / f"demo-taught-{smollm2_workspace.digest}"
     if not (folder / "config.json").exists():
-        subprocess.run([sys.executable, str(TEACH), str(smollm2), str(folder)], check=True, env=threads())
+        subprocess.run(
+            [sys.executable, str(TEACH), str(smollm2_workspace.folder), str(folder)], check=True, env=threads()
+        )
     return folder
 
 
