@@ -28,7 +28,8 @@ STYLE = """
 .card.seen { border-color: #8a94a6; background: rgba(120, 130, 150, .09); }
 .card h6 { margin: 0 0 .3rem 0; padding: 0; font-size: .78rem; letter-spacing: .04em; text-transform: uppercase;
            opacity: .7; }
-.card code { font-weight: 600; overflow-wrap: anywhere; font-size: .9rem; background: none; padding: 0; color: inherit; }
+.card code { font-weight: 600; overflow-wrap: anywhere; font-size: .9rem; background: none; padding: 0;
+             color: inherit; }
 .card pre { margin: .35rem 0 0 0; padding: .5rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem;
             background: rgba(120, 120, 120, .1); border-radius: .3rem; max-height: 9.5rem; overflow-y: auto; }
 .card pre.prose { font-family: inherit; }
