@@ -37,7 +37,8 @@ STYLE = """
 .final { white-space: pre-wrap; overflow-wrap: anywhere; margin: .6rem 0 .2rem 0; font-size: 1.08rem;
          font-weight: 500; }
 .final.bad { opacity: .75; font-weight: 400; }
-.block-container, .stMainBlockContainer { padding-top: 4rem; }
+.block-container, .stMainBlockContainer { padding-top: 5rem; }
+h2 { font-size: 1.5rem !important; }
 h1 { font-size: 2rem !important; padding-top: 0 !important; }
 .hint { opacity: .65; font-size: .85rem; margin: .3rem 0; }
 .cursor { animation: blink 1s steps(2) infinite; }

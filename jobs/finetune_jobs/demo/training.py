@@ -58,7 +58,7 @@ def show_rates(result: EvaluateResult) -> None:
 
 
 def percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{fraction * 100:.0f} %"
+    return "not measured" if fraction is None else f"{fraction * 100:.0f} %"
 
 
 def show_transcripts(transcripts: list[list[dict[str, Any]]]) -> None:

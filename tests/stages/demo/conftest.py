@@ -45,7 +45,7 @@ from finetune_jobs.contract import (
 )
 from finetune_jobs.room import stage_folder
 
-TITLE = "Before and after"
+TITLE = "A model learns to call tools"
 TEACH = Path(__file__).with_name("teach.py")
 
 
