@@ -1,5 +1,6 @@
 """The promise of `make quickstart`: a real chat model that calls no tool becomes an agent, seen in a browser."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,5 +55,5 @@ def test_a_visitor_sees_both_answers(demo):
         tuned, base = browser.wait_for_answer(page, "tuned"), browser.wait_for_answer(page, "base")
         page.screenshot(path=OUTPUT / "demo.png", full_page=True)
     assert "ArxivSearch.get_arxiv_article_information" in tuned
-    assert '"query": "InternLM2 Technical Report"' in tuned
+    assert re.search(r'"query":\s*"[^"]*InternLM2', tuned)
     assert "ArxivSearch.get_arxiv_article_information" not in base
