@@ -31,7 +31,7 @@ QUANTIZATION = """
         ),"""
 
 WARMUP = """
-    dict(type=LinearLR, start_factor=1e-5, by_epoch=False, begin=0, end=warmup_iterations),"""
+    dict(type=LinearLR, start_factor=1e-5, by_epoch=False, begin=0, end=warmup_steps),"""
 
 TEMPLATE = '''"""XTuner config of a FineTuneJob's training, written by finetune_jobs.train.
 
@@ -44,7 +44,6 @@ By hand, in an environment with `pip install finetune-operator[train]`:
 import torch
 from datasets import load_from_disk
 from mmengine.dataset import InfiniteSampler
-from mmengine.hooks import ParamSchedulerHook
 from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR
 from peft import LoraConfig
 from torch.optim import AdamW
@@ -53,7 +52,7 @@ from xtuner.engine.runner import TrainLoop
 from xtuner.model import SupervisedFinetune
 
 from finetune_jobs.train.batches import collate
-from finetune_jobs.train.hooks import Checkpoints, Monitor
+from finetune_jobs.train.hooks import Checkpoints, Monitor, StepScheduler
 
 # Model and data
 pretrained_model_name_or_path = {model!r}
@@ -63,9 +62,10 @@ dtype = torch.{dtype}
 # One optimizer step is accumulative_counts iterations of batch_size rows on each of {processes} processes
 batch_size = {batch_size}
 accumulative_counts = {accumulation}
-max_iters = {iterations}  # {steps} steps: {epochs} epochs, rounded up to whole steps
+max_steps = {steps}  # {epochs} epochs, rounded up to whole steps
+max_iters = {iterations}
 lr = {learning_rate}
-warmup_iterations = {warmup_iterations}
+warmup_steps = {warmup_steps}
 
 # Checkpoints, in optimizer steps
 save_steps = {checkpoint_every}
@@ -112,8 +112,9 @@ optim_wrapper = dict(
     accumulative_counts=accumulative_counts,
 )
 
+# In optimizer steps, as StepScheduler counts: the rates don't change with accumulative_counts
 param_scheduler = [{warmup}
-    dict(type=CosineAnnealingLR, eta_min=0.0, by_epoch=False, begin=warmup_iterations, end=max_iters),
+    dict(type=CosineAnnealingLR, eta_min=0.0, by_epoch=False, begin=warmup_steps, end=max_steps),
 ]
 
 train_cfg = dict(type=TrainLoop, max_iters=max_iters)
@@ -125,7 +126,7 @@ default_hooks = dict(
     timer=None,
     logger=None,
     checkpoint=None,  # Checkpoints takes its place
-    param_scheduler=dict(type=ParamSchedulerHook),
+    param_scheduler=dict(type=StepScheduler),
     sampler_seed=None,  # InfiniteSampler shuffles each epoch by itself
 )
 
@@ -158,7 +159,7 @@ def config_text(request: TrainRequest, setting: Setting) -> str:
         steps=schedule.steps,
         epochs=request.epochs,
         learning_rate=float(request.learning_rate),
-        warmup_iterations=schedule.warmup_iterations,
+        warmup_steps=schedule.warmup_steps,
         checkpoint_every=request.checkpoint_every,
         checkpoint_keep=request.checkpoint_keep,
         recompute=setting.recompute,
@@ -166,7 +167,7 @@ def config_text(request: TrainRequest, setting: Setting) -> str:
         rank=request.lora.rank,
         alpha=request.lora.alpha,
         dropout=float(request.lora.dropout),
-        warmup=WARMUP if schedule.warmup_iterations else "",
+        warmup=WARMUP if schedule.warmup_steps else "",
         backend=setting.backend,
         seed=request.seed,
     )

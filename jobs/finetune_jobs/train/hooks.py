@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, ParamSchedulerHook
 from torch import distributed
 
 from finetune_jobs.contract import CURVE_FILE, PROGRESS_FILE, CurvePoint
@@ -181,6 +181,15 @@ def refuse_stuck_warmup(runner: Any) -> None:
                 f"at {scheduler.start_factor:g} of its value.",
                 "Raise warmup_ratio in the config, train on more rows, or take LinearLR out of param_scheduler.",
             )
+
+
+class StepScheduler(ParamSchedulerHook):  # type: ignore[misc]
+    """Moves the learning rate on once an optimizer step, where mmengine does at every micro-iteration: one process that
+    accumulates trains at the rates of several that don't."""
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if step_after(runner) is not None:
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
 
 class Checkpoints(Hook):  # type: ignore[misc]

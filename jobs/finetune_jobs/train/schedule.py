@@ -1,14 +1,14 @@
 """How many optimizer steps a training takes, and what that is in XTuner's micro-iterations.
 
-A step at our interface is an optimizer step; XTuner's loop, schedulers and hooks count micro-iterations, of which
+A step at our interface is an optimizer step; XTuner's loop and hooks count micro-iterations, of which
 `accumulation` make one step.
 """
 
 from dataclasses import dataclass
 from math import ceil
 
-WARMUP_ITERATIONS_AT_LEAST = 2
-"""mmengine's LinearLR over fewer iterations never leaves its start factor, and the whole run learns at 1e-5 of its
+WARMUP_AT_LEAST = 2
+"""mmengine's LinearLR over fewer steps never leaves its start factor, and the whole run learns at 1e-5 of its
 rate."""
 
 
@@ -38,8 +38,7 @@ class Schedule:
         return self.steps * self.accumulation
 
     @property
-    def warmup_iterations(self) -> int:
+    def warmup_steps(self) -> int:
         """0 where the warm-up would be too short to be one."""
         steps = min(ceil(self.warmup_ratio * self.steps), self.steps - 1)
-        iterations = steps * self.accumulation
-        return iterations if iterations >= WARMUP_ITERATIONS_AT_LEAST else 0
+        return steps if steps >= WARMUP_AT_LEAST else 0

@@ -35,7 +35,7 @@ def test_the_requests_values_stand_at_the_top():
     found = values(text())
     assert found["pretrained_model_name_or_path"] == "/it's/model"
     assert (found["batch_size"], found["accumulative_counts"], found["lr"]) == (2, 4, 2e-4)
-    assert (found["max_iters"], found["warmup_iterations"]) == (152, 8)
+    assert (found["max_steps"], found["max_iters"], found["warmup_steps"]) == (38, 152, 2)
 
 
 def test_values_inside_are_the_requests_too():

@@ -27,19 +27,19 @@ def test_steps_are_rounded_up_so_that_every_row_is_learned_from(changes, steps, 
 
 
 @pytest.mark.parametrize("rows", [2, 3, 34, 67, 1000])
-def test_a_warmup_is_never_one_iteration_long(rows):
-    assert schedule(rows=rows).warmup_iterations != 1
+def test_a_warmup_is_never_one_step_long(rows):
+    assert schedule(rows=rows).warmup_steps != 1
 
 
-def test_a_warmup_ends_with_an_optimizer_step():
-    made = schedule(rows=100, accumulation=4, warmup_ratio=0.1)
-    assert made.warmup_iterations == 12
+def test_a_warmup_is_its_part_of_the_steps_rounded_up():
+    assert schedule(rows=100, accumulation=4, warmup_ratio=0.1).warmup_steps == 3
 
 
 def test_a_warmup_leaves_at_least_one_step_to_learn_at_the_full_rate():
     made = schedule(rows=4, warmup_ratio=1.0)
-    assert made.warmup_iterations < made.iterations
+    assert made.warmup_steps < made.steps
 
 
 def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation():
-    assert schedule(world_size=2).steps == schedule(accumulation=2).steps
+    one, two = schedule(accumulation=2), schedule(world_size=2)
+    assert (one.steps, one.warmup_steps) == (two.steps, two.warmup_steps)
