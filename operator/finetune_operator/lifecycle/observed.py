@@ -92,7 +92,7 @@ class Peer:
     runs: bool = False
     """It has an unfinished Job for the stage."""
     wants: bool = False
-    """It is about to start the stage and came first."""
+    """It is about to start the stage."""
     result: Mapping[str, Any] | None = None
     """What came out, when it has finished the stage."""
 

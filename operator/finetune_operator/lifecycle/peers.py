@@ -11,7 +11,7 @@ from finetune_operator.lifecycle.observed import Peer
 def settle(base: StageStatus, peers: Iterable[Peer], now: datetime) -> StageStatus:
     """For a stage that has no Job yet: taken, waiting, or PENDING when it is this job's to make.
 
-    No dead lock: a job that runs it waits for nobody, and of those that are about to, the eldest goes first.
+    No dead lock: a job that runs it, or is the first to be about to, waits for nobody.
     """
     found = list(peers)
     made = next((peer for peer in found if peer.result is not None), None)

@@ -8,7 +8,7 @@ from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
 from finetune_operator.lifecycle.observed import Make, Observed, Remove, StageJob, Switch, Want
 from finetune_operator.lifecycle.peers import settle
-from finetune_operator.lifecycle.verdict import DONE, verdict
+from finetune_operator.lifecycle.verdict import DONE, told, verdict
 from finetune_operator.plan import PlannedStage
 
 
@@ -64,6 +64,8 @@ def start(seen: Observed, planned: PlannedStage, status: StageStatus, now: datet
         return Step(status)
     if seen.job.spec.suspend:
         return Step(status.model_copy(update={"state": StageState.SUSPENDED}))
+    if seen.refusal is not None:
+        return Step(status.model_copy(update=told(seen.refusal)))
     there = {Make.WORKSPACE: seen.workspace, Make.REQUESTS: seen.requests}
     if planned.stage is Stage.TRAIN:
         there[Make.PROGRESS] = seen.progress_ready

@@ -1,0 +1,228 @@
+"""Carries a decision out: makes, suspends, removes, in an order in which a kill between any two calls loses nothing."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from finetune_jobs.contract import Failure
+from finetune_operator.api import API_VERSION, KIND
+from finetune_operator.cluster.api import CONFLICT, NOT_FOUND, Api, ApiError
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.kinds import CLAIMS, DEMO_KINDS, EVENTS, JOBS, Kind, kind_of
+from finetune_operator.cluster.observe import Look, extra_demo_objects, fingerprint
+from finetune_operator.cluster.seen import child_of, owner_uid, parent_key
+from finetune_operator.lifecycle.observed import Decision, Make, Told, Want
+from finetune_operator.lifecycle.reasons import NAME_TAKEN, QUOTA_EXCEEDED, REFUSED
+from finetune_operator.manifests.demo import demo_objects
+from finetune_operator.manifests.job import rendezvous_service, stage_job
+from finetune_operator.manifests.names import MANAGER, Manifest, with_applied
+from finetune_operator.manifests.pod import Surroundings
+from finetune_operator.manifests.progress import progress_objects
+from finetune_operator.manifests.requests import requests_map
+from finetune_operator.manifests.workspace import workspace_claim
+
+log = logging.getLogger(__name__)
+
+FORBIDDEN, INVALID, TOO_LARGE = 403, 422, 413
+USERS_TO_MEND = {FORBIDDEN, INVALID, TOO_LARGE, 400}
+"""Answers that will stay the same until somebody changes something."""
+
+
+class Refused(Exception):
+    """What was to be made is refused, in a way that the job's owner has to know of."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What acts for one job."""
+
+    api: Api
+    cache: Cache
+    look: Look
+    given: Surroundings
+
+    @property
+    def namespace(self) -> str:
+        return self.look.key[0]
+
+    async def carry_out(self, decision: Decision) -> None:
+        """Refused where the API server will not take what was to be made."""
+        before = [self.make(want) for want in decision.apply if want.make not in {Make.STAGE, Make.DEMO}]
+        await asyncio.gather(*before)
+        for want in decision.apply:
+            if want.make in {Make.STAGE, Make.DEMO}:
+                await self.make(want)
+        for switch in decision.switch:
+            await self.switch(switch.name, switch.uid, suspend=switch.suspend)
+        for doomed in decision.remove:
+            await self.api.delete(JOBS, self.namespace, doomed.name, doomed.uid)
+        if decision.drop_demo:
+            await self.drop_demo()
+
+    async def make(self, want: Want) -> None:
+        given = self.given
+        planned = given.plan.of(want.stage) if want.stage else None
+        match want.make:
+            case Make.WORKSPACE:
+                claim = workspace_claim(given.job)
+                if claim is not None:
+                    await self.make_claim(with_applied(claim))
+            case Make.REQUESTS:
+                await self.create(requests_map(given.job, given.plan))
+            case Make.PROGRESS:
+                for manifest in progress_objects(given.job):
+                    await self.create(manifest)
+            case Make.STAGE if planned is not None:
+                service = rendezvous_service(given, planned)
+                if service is not None:
+                    await self.create(service)
+                await self.create(stage_job(given, planned))
+            case Make.DEMO if planned is not None:
+                await self.serve(demo_objects(given, planned))
+
+    async def create(self, manifest: Manifest) -> None:
+        """Once: what is ours already stays, what is another's is never touched."""
+        kind = kind_of(manifest)
+        try:
+            body = await self.api.create(kind, self.namespace, manifest)
+        except ApiError as error:
+            if error.status != CONFLICT:
+                raise explained(error, kind, manifest) from error
+            body = await self.existing(kind, manifest)
+        self.cache.put(kind, body)
+
+    async def existing(self, kind: Kind, manifest: Manifest) -> Manifest:
+        name = manifest["metadata"]["name"]
+        body = await self.api.get(kind, self.namespace, name)
+        ours = owner_uid(body, KIND) == self.look.record.uid
+        kept_claim = kind is CLAIMS and parent_key(body) == self.look.key
+        if not ours and not kept_claim:
+            raise Refused(name_taken(kind, name))
+        return body
+
+    async def make_claim(self, manifest: Manifest) -> None:
+        """A new claim, or the one that is there with the size and owner that the job now says."""
+        meta = manifest["metadata"]
+        child = self.cache.children.get(self.look.key, {}).get((CLAIMS.kind, meta["name"]))
+        if child is None:
+            await self.create(manifest)
+            return
+        patch = {
+            "metadata": {
+                "uid": child.uid,
+                "annotations": meta["annotations"],
+                "ownerReferences": meta.get("ownerReferences"),
+            },
+            "spec": {"resources": manifest["spec"]["resources"]},
+        }
+        try:
+            self.cache.put(CLAIMS, await self.api.merge(CLAIMS, self.namespace, meta["name"], patch))
+        except ApiError as error:
+            raise explained(error, CLAIMS, manifest) from error
+
+    async def serve(self, manifests: tuple[Manifest, ...]) -> None:
+        own = self.own()
+        for manifest in manifests:
+            kind, name = kind_of(manifest), manifest["metadata"]["name"]
+            known = own.get((kind.kind, name))
+            # With the uid of what we know, so that it is not made of a foreign one that has taken its place.
+            said = {**manifest, "metadata": {**manifest["metadata"], "uid": known.uid}} if known else manifest
+            try:
+                body = await self.api.apply(kind, self.namespace, said, ours=known is not None)
+            except ApiError as error:
+                if error.status == CONFLICT and known is None:
+                    raise Refused(name_taken(kind, name)) from error
+                raise explained(error, kind, manifest) from error
+            self.cache.put(kind, body)
+            self.cache.known_generation[body["metadata"]["uid"]] = fingerprint(kind, child_of(body))
+        for kind_name, name in extra_demo_objects(own, manifests):
+            kind = next(kind for kind in DEMO_KINDS if kind.kind == kind_name)
+            await self.api.delete(kind, self.namespace, name, own[kind_name, name].uid)
+
+    def own(self) -> dict[tuple[str, str], Any]:
+        found = self.cache.children.get(self.look.key, {})
+        return {name: child for name, child in found.items() if child.owner == self.look.record.uid}
+
+    async def switch(self, name: str, uid: str, *, suspend: bool) -> None:
+        patch = {"metadata": {"uid": uid}, "spec": {"suspend": suspend}}
+        try:
+            self.cache.put(JOBS, await self.api.merge(JOBS, self.namespace, name, patch))
+        except ApiError as error:
+            if error.status not in {NOT_FOUND, CONFLICT}:
+                raise
+
+    async def drop_demo(self) -> None:
+        own = self.own()
+        for kind in DEMO_KINDS:
+            for (found, name), child in own.items():
+                if found == kind.kind and name.endswith("-demo"):
+                    await self.api.delete(kind, self.namespace, name, child.uid)
+
+
+def name_taken(kind: Kind, name: str) -> Failure:
+    return Failure(
+        reason=NAME_TAKEN,
+        message=f"There is a {kind.kind} {name} that does not belong to this FineTuneJob; it is left as it is.",
+        cure=f"Delete or rename that {kind.kind}, or give the FineTuneJob another name.",
+    )
+
+
+def explained(error: ApiError, kind: Kind, manifest: Manifest) -> Exception:
+    """The API server's refusal with a cure; any other error as it is."""
+    name = manifest["metadata"]["name"]
+    if error.status == FORBIDDEN and "exceeded quota" in error.message:
+        return Refused(
+            Failure(
+                reason=QUOTA_EXCEEDED,
+                message=f"The namespace's quota does not allow the {kind.kind} {name}: {error.message[:500]}.",
+                cure="Raise the ResourceQuota or remove what fills it; it is tried again by itself.",
+            )
+        )
+    unknown_kind = error.status == NOT_FOUND and kind.optional
+    if error.status in USERS_TO_MEND or unknown_kind:
+        return Refused(
+            Failure(
+                reason=REFUSED,
+                message=f"The API server refuses the {kind.kind} {name}: {error.message[:500]}.",
+                cure="Install the Gateway API or leave out spec.demo.httpRoute."
+                if unknown_kind
+                else "Change what it names in the spec, or the policy that forbids it; it is tried again by itself.",
+            )
+        )
+    return error
+
+
+async def tell(api: Api, look: Look, told: tuple[Told, ...], now: datetime) -> None:
+    """Post Events; one that is refused is logged, for the status says the same."""
+    namespace, name = look.key
+    for event in told:
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{name}.{uuid4().hex[:16]}", "namespace": namespace},
+            "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": MANAGER,
+            "reportingInstance": MANAGER,
+            "action": "Reconcile",
+            "type": event.type,
+            "reason": event.reason[:128],
+            "note": event.message,
+            "regarding": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "namespace": namespace,
+                "name": name,
+                "uid": look.record.uid,
+            },
+        }
+        try:
+            await api.create(EVENTS, namespace, body)
+        except ApiError as error:
+            log.warning("the Event %s was refused: %s", event.reason, error)

@@ -1,0 +1,203 @@
+"""One look at a job: from the cache, and from the user's ConfigMaps, which are not watched."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_jobs.contract import Failure, Stage
+from finetune_operator.api import FineTuneJob, SpecError
+from finetune_operator.api.problems import problems_of
+from finetune_operator.api.spec import ConfigMapText
+from finetune_operator.api.status import StageState, Status
+from finetune_operator.cluster.api import NOT_FOUND, Api, ApiError
+from finetune_operator.cluster.cache import Cache, Work
+from finetune_operator.cluster.kinds import CLAIMS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Kind, kind_of
+from finetune_operator.cluster.queue import Key
+from finetune_operator.cluster.seen import Child, Record
+from finetune_operator.lifecycle.observed import Observed, Peer, Served
+from finetune_operator.lifecycle.unusable import spec_failure
+from finetune_operator.lifecycle.verdict import DONE
+from finetune_operator.manifests.demo import demo_objects, demo_url
+from finetune_operator.manifests.job import nodes_of
+from finetune_operator.manifests.names import (
+    APPLIED,
+    demo_name,
+    progress_name,
+    stage_name,
+    with_applied,
+    workspace_name,
+)
+from finetune_operator.manifests.pod import Surroundings, gpus
+from finetune_operator.manifests.requests import requests_name
+from finetune_operator.manifests.settings import PodSettings
+from finetune_operator.manifests.workspace import workspace_claim
+from finetune_operator.plan import Plan, make_plan
+from finetune_operator.plan.placement import placement
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen, and what manifests are made from."""
+
+    key: Key
+    record: Record
+    raw_status: Mapping[str, Any]
+    status: Status
+    seen: Observed | None
+    """None where the spec can't even be read; `problem` says why."""
+    given: Surroundings | None
+    problem: Failure | None = None
+
+
+async def observe(cache: Cache, api: Api, settings: PodSettings, key: Key) -> Look:
+    record = cache.records[key]
+    body = json.loads(record.text)
+    raw_status = body.pop("status", None) or {}
+    status = read_status(raw_status)
+    try:
+        job = FineTuneJob.model_validate_json(json.dumps(body), strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problem = spec_failure("; ".join(problems_of(error, FineTuneJob)))
+        return Look(key, record, raw_status, status, None, None, problem)
+    try:
+        plan = make_plan(job, await config_maps(api, job))
+    except SpecError as error:
+        seen = Observed(job, record.generation, status, None, spec_failure("; ".join(error.args[0])))
+        return Look(key, record, raw_status, status, seen, None)
+    given = Surroundings(job, plan, settings)
+    return Look(key, record, raw_status, status, look(cache, key, record, given, status), given)
+
+
+def read_status(raw: Mapping[str, Any]) -> Status:
+    """What is recorded; nothing, where somebody has written into it what can't be read."""
+    try:
+        return Status.model_validate_json(json.dumps(raw))
+    except ValidationError:
+        return Status()
+
+
+async def config_maps(api: Api, job: FineTuneJob) -> dict[str, dict[str, str]]:
+    """Those that the spec names; one that is not there is left out, and the plan says so."""
+    training, evaluation = job.spec.training, job.spec.evaluation
+    texts = [training.config, training.deepspeed_config] if training else []
+    names = {t.config_map_key_ref.name for t in (*texts, evaluation.prompts_from) if isinstance(t, ConfigMapText)}
+    found = {}
+    for name in sorted(names):
+        try:
+            body = await api.get(CONFIG_MAPS, job.metadata.namespace, name)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            continue
+        found[name] = dict(body.get("data") or {})
+    return found
+
+
+def look(cache: Cache, key: Key, record: Record, given: Surroundings, status: Status) -> Observed:
+    job, plan = given.job, given.plan
+    own = {name: child for name, child in cache.children.get(key, {}).items() if child.owner == record.uid}
+    claim = cache.children.get(key, {}).get((CLAIMS.kind, workspace_name(job)))
+    progress = own.get((CONFIG_MAPS.kind, progress_name(job.metadata.name)))
+    train = plan.of(Stage.TRAIN)
+    report = progress.report if progress and train and progress.report else None
+    fresh = report if report and train and report.digest == train.digest else None
+    wanted_claim = workspace_claim(job)
+    return Observed(
+        job=job,
+        generation=record.generation,
+        status=status,
+        plan=plan,
+        jobs={found.name: found for found in cache.jobs_of(key, record.uid)},
+        names={p.stage: stage_name(job.metadata.name, p) for p in plan.stages if p.stage is not Stage.DEMO},
+        placements={p.stage: placement(job.spec, p.stage) for p in plan.stages},
+        gpus={p.stage: held(given, p.stage) for p in plan.stages},
+        workspace=wanted_claim is None or claim is not None,
+        workspace_stale=wanted_claim is not None and claim is not None and claim.applied != applied(wanted_claim),
+        requests=(CONFIG_MAPS.kind, requests_name(job, plan)) in own,
+        progress_ready=progress is not None,
+        progress=fresh.progress if fresh else None,
+        curve=fresh.curve if fresh else (),
+        served=served(cache, own, given),
+        demo_url=demo_url(given),
+        peers=peers(cache, key, record, plan),
+    )
+
+
+def held(given: Surroundings, stage: Stage) -> int:
+    """GPUs over all pods of the stage."""
+    planned = given.plan.of(stage)
+    pods = given.job.spec.demo.replicas if stage is Stage.DEMO else nodes_of(planned) if planned else 0
+    return pods * gpus(given.job, stage, given.settings.gpu_resource)
+
+
+def applied(manifest: dict[str, Any]) -> str:
+    return str(with_applied(manifest)["metadata"]["annotations"][APPLIED])
+
+
+def served(cache: Cache, own: Mapping[tuple[str, str], Child], given: Surroundings) -> Served:
+    deployment = own.get((DEPLOYMENTS.kind, demo_name(given.job.metadata.name)))
+    pods, planned = deployment.demo if deployment else None, given.plan.of(Stage.DEMO)
+    if pods is None:
+        return Served()
+    stale = True
+    if planned is not None and pods.revision == planned.digest:
+        made = demo_objects(given, planned)
+        stale = any(differs(cache, own, manifest) for manifest in made) or bool(extra_demo_objects(own, made))
+    return Served(pods.revision, available=pods.settled, stale=stale, answers=pods.available > 0)
+
+
+def differs(cache: Cache, own: Mapping[tuple[str, str], Child], manifest: dict[str, Any]) -> bool:
+    """Missing, not as the job says, or edited since we applied it."""
+    kind = kind_of(manifest)
+    child = own.get((kind.kind, manifest["metadata"]["name"]))
+    if child is None:
+        return not kind.optional
+    known = cache.known_generation.get(child.uid)
+    return child.applied != manifest["metadata"]["annotations"][APPLIED] or known != fingerprint(kind, child)
+
+
+def fingerprint(kind: Kind, child: Child) -> str:
+    """Moves when the object's spec does. A Service has no generation."""
+    return child.version if kind is SERVICES else str(child.generation)
+
+
+def extra_demo_objects(own: Mapping[tuple[str, str], Child], made: tuple[dict[str, Any], ...]) -> list[tuple[str, str]]:
+    """Ingress or HTTPRoute that the job no longer asks for."""
+    wanted = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in made}
+    name = made[0]["metadata"]["name"]
+    return [k for k in own if k[1] == name and k[0] in {"Ingress", "HTTPRoute"} and k not in wanted]
+
+
+def work_of(key: Key, record: Record, stage: Stage, digest: str) -> Work:
+    return (key[0], record.claim, stage.value, digest)
+
+
+def peers(cache: Cache, key: Key, record: Record, plan: Plan) -> dict[Stage, tuple[Peer, ...]]:
+    """What other jobs in the same workspace do about this plan's stages."""
+    found: dict[Stage, tuple[Peer, ...]] = {}
+    mates = cache.mates_of(key)
+    if not mates:
+        return found
+    for planned in plan.stages:
+        seen = (peer(cache, mate, planned.stage, planned.digest) for mate in mates)
+        found[planned.stage] = tuple(p for p in seen if p is not None)
+        reserved = cache.reserved.get(work_of(key, record, planned.stage, planned.digest))
+        if reserved is not None and reserved != key:
+            found[planned.stage] += (Peer(reserved[1], wants=True),)
+    return found
+
+
+def peer(cache: Cache, mate: Key, stage: Stage, digest: str) -> Peer | None:
+    record = cache.records[mate]
+    jobs = cache.jobs_of(mate, record.uid)
+    if any(j.stage == stage and j.digest == digest and not j.over and not j.deleting for j in jobs):
+        return Peer(mate[1], runs=True)
+    standing = record.standing.get(stage.value)
+    if standing is None or standing[0] != digest or standing[1] not in {state.value for state in DONE}:
+        return None
+    status = read_status(json.loads(record.text).get("status") or {})
+    result = next((s.result for s in status.stages if s.name is stage and s.state is not StageState.FAILED), None)
+    return Peer(mate[1], result=result or {})

@@ -1,0 +1,108 @@
+"""One pass over one job: observe -> decide -> apply -> write the status. It keeps nothing between passes."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_operator.cluster.api import CONFLICT, NOT_FOUND, Api, ApiError
+from finetune_operator.cluster.apply import Hands, Refused, tell
+from finetune_operator.cluster.cache import Cache, Work
+from finetune_operator.cluster.kinds import FINE_TUNE_JOBS
+from finetune_operator.cluster.observe import Look, observe, work_of
+from finetune_operator.cluster.queue import Key, KeyQueue
+from finetune_operator.cluster.settings import Settings
+from finetune_operator.cluster.watermarks import note_pass
+from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
+from finetune_operator.lifecycle.observed import Decision, Make
+from finetune_operator.lifecycle.unusable import unusable
+
+STALE = 1.0
+"""Seconds after which a job is looked at again whose status could not be written, if no watch has asked before."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    api: Api
+    cache: Cache
+    queue: KeyQueue
+    settings: Settings
+
+    async def __call__(self, key: Key) -> None:
+        if key not in self.cache.records or self.cache.records[key].deleting:
+            return
+        look = await observe(self.cache, self.api, self.settings.pods, key)
+        decision = await self.act(look)
+        await self.write(look, decision)
+        if decision.look_again_after is not None:
+            self.queue.add_later(key, decision.look_again_after)
+
+    async def act(self, look: Look) -> Decision:
+        """Decide and carry it out; where the API server refuses, the decision that tells so."""
+        now = datetime.now(UTC)
+        if look.seen is None and look.problem is not None:
+            return Decision(
+                unusable(look.status, look.record.generation, look.problem, now), look_again_after=LOOK_AGAIN
+            )
+        if look.seen is None:
+            raise AssertionError("a look sees, or says why not")
+        decision = decide(look.seen, now)
+        if look.given is None:
+            return decision
+        reserved = self.reserve(look, decision)
+        try:
+            await Hands(self.api, self.cache, look, look.given).carry_out(decision)
+        except Refused as refused:
+            return decide(replace(look.seen, refusal=refused.failure), now)
+        finally:
+            for work in reserved:
+                self.cache.reserved.pop(work, None)
+        return decision
+
+    def reserve(self, look: Look, decision: Decision) -> list[Work]:
+        """Keep other jobs from starting the same until the Job is in the cache; no await lies since `observe`."""
+        found = []
+        for want in decision.apply:
+            planned = look.given.plan.of(want.stage) if look.given and want.stage else None
+            if want.make is Make.STAGE and planned is not None:
+                work = work_of(look.key, look.record, planned.stage, planned.digest)
+                self.cache.reserved[work] = look.key
+                found.append(work)
+        return found
+
+    async def write(self, look: Look, decision: Decision) -> None:
+        """One status write, if anything changed, and only over the very object that was looked at."""
+        wanted = decision.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        patch = merge_patch(look.raw_status, wanted)
+        if not patch:
+            return
+        namespace, name = look.key
+        body = {"metadata": {"uid": look.record.uid, "resourceVersion": str(look.record.version)}, "status": patch}
+        try:
+            written = await self.api.merge(FINE_TUNE_JOBS, namespace, name, body, sub="/status")
+        except ApiError as error:
+            if error.status not in {CONFLICT, NOT_FOUND}:
+                raise
+            self.queue.add_later(look.key, STALE)
+            return  # it has changed or gone meanwhile: the watch brings it again
+        note_pass(look, decision.status)
+        for waiting in self.cache.put(FINE_TUNE_JOBS, written) - {look.key}:
+            self.queue.add(waiting)
+        await tell(self.api, look, decision.events, datetime.now(UTC))
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """RFC 7386: what changes `old` into `new`; empty where they are the same."""
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            inner = merge_patch(before, value)
+            if inner:
+                patch[name] = inner
+        elif before != value:
+            patch[name] = value
+    return patch

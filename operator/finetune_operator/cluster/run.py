@@ -1,0 +1,87 @@
+"""The operator's process: Lease, watches, workers, sweeps, /metrics."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+
+from finetune_operator.cluster import health as endpoints
+from finetune_operator.cluster.api import Api, ApiError, ApiUnreachable, connect
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.health import Health
+from finetune_operator.cluster.lease import while_leading
+from finetune_operator.cluster.logs import CURRENT
+from finetune_operator.cluster.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS
+from finetune_operator.cluster.queue import Key, KeyQueue
+from finetune_operator.cluster.reconcile import Reconciler
+from finetune_operator.cluster.settings import Settings
+from finetune_operator.cluster.sweep import Sweeper
+from finetune_operator.cluster.watch import watch
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+"""Seconds until a job is looked at again whose pass ended in an error; doubled from the first to the longest."""
+
+
+async def run(settings: Settings) -> None:
+    """Until cancelled."""
+    health = Health(settings.silent_after)
+    async with await connect(settings) as api, asyncio.TaskGroup() as tasks:
+        tasks.create_task(endpoints.serve(settings, health))
+        tasks.create_task(while_leading(api, settings, lambda: lead(settings, api, health)))
+
+
+async def lead(settings: Settings, api: Api, health: Health) -> None:
+    """What the one operator that holds the Lease does, each time from nothing. Until cancelled."""
+    cache, queue = Cache(), KeyQueue()
+    health.begin(cache)
+    reconcile = Reconciler(api, cache, queue, settings)
+    errors: dict[Key, int] = {}
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch(settings, cache, queue, health))
+        tasks.create_task(Sweeper(api, cache, queue, settings, health).run())
+        for _ in range(settings.workers):
+            tasks.create_task(Worker(reconcile, queue, errors).run())
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Takes keys from the queue, one after the other."""
+
+    reconcile: Reconciler
+    queue: KeyQueue
+    errors: dict[Key, int]
+    """Passes in a row that ended in an error; one tally for all workers."""
+
+    async def run(self) -> None:
+        while True:
+            key = await self.queue.take()
+            began = monotonic()
+            token = CURRENT.set(key)
+            try:
+                await self.reconcile(key)
+                self.errors.pop(key, None)
+            except (ApiError, ApiUnreachable) as error:
+                log.warning("to be tried again: %s", error)
+                self.again(key, type(error).__name__)
+            except Exception:  # one job's trouble must not stop the others
+                log.exception("to be tried again")
+                self.again(key, "Unforeseen")
+            finally:
+                CURRENT.reset(token)
+                self.queue.done(key)
+                RECONCILE_SECONDS.observe(monotonic() - began)
+
+    def again(self, key: Key, kind: str) -> None:
+        RECONCILE_ERRORS.labels(kind).inc()
+        count = self.errors.get(key, 0)
+        self.errors[key] = count + 1
+        self.queue.add_later(key, min(FIRST_PAUSE * 2**count, LONGEST_PAUSE))
+
+
+def main(settings: Settings) -> None:
+    with suppress(KeyboardInterrupt):
+        asyncio.run(run(settings))
