@@ -85,7 +85,8 @@ def checked_setting(request: TrainRequest, room: Room, machine: Machine, world: 
     preflight.check_template(request.template, model)
     rows = preflight.open_rows(packed)
     preflight.check_rows(rows, request, config)
-    recompute = preflight.choose_recompute(request, shape_of(config), machine, world, dtype)
+    choice = preflight.choose_path(request, config, machine, world, dtype)
+    recompute = choice is None and preflight.choose_recompute(request, shape_of(config), machine, world, dtype)
     schedule = Schedule(
         rows=len(rows),
         world_size=world.size,
@@ -94,7 +95,7 @@ def checked_setting(request: TrainRequest, room: Room, machine: Machine, world: 
         epochs=request.epochs,
         warmup_ratio=float(request.warmup_ratio),
     )
-    return Setting(model, packed, schedule, dtype, world.backend, recompute)
+    return Setting(model, packed, schedule, dtype, world.backend, recompute, choice)
 
 
 def is_last(checkpoint: Path) -> bool:

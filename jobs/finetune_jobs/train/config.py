@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_jobs.contract import TrainRequest
+from finetune_jobs.train.fast import Choice
 from finetune_jobs.train.schedule import Schedule
 
 
@@ -19,6 +20,8 @@ class Setting:
     backend: str
     recompute: bool
     """Activation checkpointing: slower, for models whose activations don't fit."""
+    fast: Choice | None = None
+    """The fast path, as `fast.choose` chose it; None is XTuner's own."""
 
 
 QUANTIZATION = """
@@ -29,6 +32,45 @@ QUANTIZATION = """
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         ),"""
+
+PLAIN_MODEL = """model = dict(
+    type=SupervisedFinetune,
+    use_varlen_attn=False,  # documents are kept apart by their positions, see finetune_jobs.train.batches
+    use_activation_checkpointing={recompute},
+    llm=dict(
+        type=AutoModelForCausalLM.from_pretrained,
+        pretrained_model_name_or_path=pretrained_model_name_or_path,
+        torch_dtype=dtype,
+        attn_implementation="sdpa",{quantization}
+    ),"""
+
+FAST_MODEL = """model = dict(
+    type=FastFinetune,
+    use_activation_checkpointing=False,  # recomputed_layers takes its place
+    llm=dict(
+        type=build,
+        pretrained_model_name_or_path=pretrained_model_name_or_path,
+        torch_dtype=dtype,
+        quantization={quantization!r},
+        store={store!r},
+        recomputed_layers={recomputed_layers},
+        dropout={dropout},
+    ),"""
+
+PLAIN_IMPORTS = """from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from xtuner.engine.runner import TrainLoop
+from xtuner.model import SupervisedFinetune
+
+from finetune_jobs.train.batches import collate
+"""
+
+FAST_IMPORTS = """from transformers import AutoTokenizer
+from xtuner.engine.runner import TrainLoop
+
+from finetune_jobs.train.fast.batches import collate
+from finetune_jobs.train.fast.model import build
+from finetune_jobs.train.fast.xtuner import FastFinetune
+"""
 
 WARMUP = """
     dict(type=LinearLR, start_factor=1e-5, by_epoch=False, begin=0, end=warmup_steps),"""
@@ -47,12 +89,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR
 from peft import LoraConfig
 from torch.optim import AdamW
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from xtuner.engine.runner import TrainLoop
-from xtuner.model import SupervisedFinetune
-
-from finetune_jobs.train.batches import collate
-from finetune_jobs.train.hooks import Checkpoints, Monitor, StepScheduler
+{model_imports}from finetune_jobs.train.hooks import Checkpoints, Monitor, StepScheduler
 
 # Model and data
 pretrained_model_name_or_path = {model!r}
@@ -77,16 +114,7 @@ tokenizer = dict(
     padding_side="right",
 )
 
-model = dict(
-    type=SupervisedFinetune,
-    use_varlen_attn=False,  # documents are kept apart by their positions, see finetune_jobs.train.batches
-    use_activation_checkpointing={recompute},
-    llm=dict(
-        type=AutoModelForCausalLM.from_pretrained,
-        pretrained_model_name_or_path=pretrained_model_name_or_path,
-        torch_dtype=dtype,
-        attn_implementation="sdpa",{quantization}
-    ),
+{model_config}
     lora=dict(
         type=LoraConfig,
         r={rank},
@@ -162,8 +190,8 @@ def config_text(request: TrainRequest, setting: Setting) -> str:
         warmup_steps=schedule.warmup_steps,
         checkpoint_every=request.checkpoint_every,
         checkpoint_keep=request.checkpoint_keep,
-        recompute=setting.recompute,
-        quantization=QUANTIZATION if request.quantization == "nf4" else "",
+        model_imports=FAST_IMPORTS if setting.fast else PLAIN_IMPORTS,
+        model_config=_model_config(request, setting),
         rank=request.lora.rank,
         alpha=request.lora.alpha,
         dropout=float(request.lora.dropout),
@@ -172,6 +200,18 @@ def config_text(request: TrainRequest, setting: Setting) -> str:
         seed=request.seed,
     )
     return _without_unused_imports(text)
+
+
+def _model_config(request: TrainRequest, setting: Setting) -> str:
+    if setting.fast is None:
+        quantization = QUANTIZATION if request.quantization == "nf4" else ""
+        return PLAIN_MODEL.format(recompute=setting.recompute, quantization=quantization)
+    return FAST_MODEL.format(
+        quantization=request.quantization,
+        store=setting.fast.store,
+        recomputed_layers=setting.fast.recomputed_layers,
+        dropout=float(request.lora.dropout),
+    )
 
 
 def _without_unused_imports(text: str) -> str:

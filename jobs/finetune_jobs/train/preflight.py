@@ -13,6 +13,7 @@ from finetune_jobs.contract import TrainRequest
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.train import memory
 from finetune_jobs.train.batches import IGNORE_INDEX, collate
+from finetune_jobs.train.fast import Choice, choose
 from finetune_jobs.train.hardware import Machine, available_memory
 from finetune_jobs.train.memory import Shape
 from finetune_jobs.train.world import World
@@ -135,6 +136,25 @@ def check_tokens(rows: Any, vocabulary: int) -> None:
                 "Leave it out: give each conversation an assistant turn within maxLength whose loss is not false.",
             )
         number += len(batch)
+
+
+def choose_path(
+    request: TrainRequest, config: Mapping[str, Any], machine: Machine, world: World, dtype: str
+) -> Choice | None:
+    """The fast path where it takes this training, else None; says which in the log."""
+    if not request.fast:
+        log.info("Plain XTuner: training.fast is false.")
+        return None
+    if world.gpu and (dtype != "bfloat16" or request.deepspeed in ("zero3", "custom")):
+        log.info("Plain XTuner: the fast path wants bfloat16 and zero1 or zero2; here are %s and %s.",
+                 dtype, request.deepspeed)  # fmt: skip
+        return None
+    choice = choose(
+        config, min((gpu.free for gpu in machine.gpus), default=0) if world.gpu else 0, request.max_length,
+        request.batch_size, request.lora.rank, float(request.lora.dropout), request.quantization,
+    )  # fmt: skip
+    log.info(choice.reason)
+    return choice if choice.fast else None
 
 
 def choose_recompute(request: TrainRequest, shape: Shape | None, machine: Machine, world: World, dtype: str) -> bool:

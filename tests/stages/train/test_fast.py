@@ -42,7 +42,7 @@ def by_hand(training, folder: Path, choice: Choice | None, processes: int = 1) -
     (folder / CONFIG_FILE).write_text(config_text(request, replace(setting, fast=choice)))
     (folder / DEEPSPEED_FILE).write_text(deepspeed_text(request, setting.dtype, world))
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
          "-m", "finetune_jobs.train.rank", CONFIG_FILE, "--work-dir", ".", "--deepspeed", DEEPSPEED_FILE,
          "--launcher", "pytorch"],
         cwd=folder, check=True,

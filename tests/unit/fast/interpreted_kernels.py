@@ -112,6 +112,10 @@ def test_dropout() -> None:
     both("dropout", lambda: ([rand(T, WIDTH), wide(T, WIDTH), SEED, P], {}))
 
 
+def test_scaled_copy() -> None:
+    both("scaled_copy", lambda: ([rand(T, WIDTH + 1)[:, 1:], wide(T, WIDTH), 0.3], {}))
+
+
 def test_cross_entropy() -> None:
     target = torch.tensor([3, -100, 0, WIDTH - 1, 5, -100, 39])
     both("cross_entropy", lambda: ([rand(T, WIDTH), target.clone(), torch.empty(T), torch.tensor(0.2)], {}))

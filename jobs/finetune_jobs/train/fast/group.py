@@ -100,12 +100,12 @@ class Group:
             return slice(self.left + self.k, self.left + self.k + self.r)
         return slice((member - 1) * self.r, member * self.r)
 
-    def refresh(self) -> None:
+    def refresh(self, ops: ModuleType) -> None:
         """Copy the adapters, as the optimizer left them, to where the products read them."""
         for i, linear in enumerate(self.linears):
             a, b = adapter(linear)
-            self.a[i * self.r : i * self.r + self.rank].copy_(a)
-            torch.mul(b, self.scale, out=self.b[i][:, : self.rank])
+            ops.scaled_copy(a, self.a[i * self.r : i * self.r + self.rank], 1.0)
+            ops.scaled_copy(b, self.b[i][:, : self.rank], self.scale)
 
     def ready(self, scratch: dict[tuple[int, ...], Tensor]) -> None:
         """Before a product of an nf4 group: its weights dequantised into memory that all layers share."""

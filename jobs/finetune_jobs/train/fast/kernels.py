@@ -221,15 +221,19 @@ def _cross_entropy(logits, target, loss, inverse_count, row_stride, V: tl.conste
 def _quantise_rows(x, out, scale, x_row, K: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK)
-    top = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, K, BLOCK):
-        value = tl.load(x + row * x_row + start + col, mask=start + col < K, other=0.0).to(tl.float32)
-        top = tl.maximum(top, tl.abs(value))
-    step = tl.maximum(tl.max(top, 0), 1e-12) / 448.0
+    value = tl.load(x + row * x_row + col, mask=col < K, other=0.0).to(tl.float32)
+    step = tl.maximum(tl.max(tl.abs(value), 0), 1e-12) / 448.0
     tl.store(scale + row, step)
-    for start in range(0, K, BLOCK):
-        value = tl.load(x + row * x_row + start + col, mask=start + col < K, other=0.0).to(tl.float32)
-        tl.store(out + row * K + start + col, (value / step).to(out.dtype.element_ty), mask=start + col < K)
+    tl.store(out + row * K + col, (value / step).to(out.dtype.element_ty), mask=col < K)
+
+
+@triton.jit
+def _scaled_copy(src, dst, src_row, dst_row, scale, K: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, N):
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    col = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    inside = (row < N) & (col < K)
+    value = tl.load(src + row * src_row + col, mask=inside, other=0.0).to(tl.float32) * scale
+    tl.store(dst + row * dst_row + col, value.to(dst.dtype.element_ty), mask=inside)
 
 
 def _warps(block: int) -> int:
@@ -322,8 +326,19 @@ def cross_entropy(logits: Tensor, target: Tensor, loss: Tensor, inverse_count: T
 
 
 def quantise_rows(x: Tensor, out: Tensor, scale: Tensor) -> None:
-    block = min(4096, triton.next_power_of_2(x.shape[1]))
-    _quantise_rows[(x.shape[0],)](x, out, scale, x.stride(0), K=x.shape[1], BLOCK=block, num_warps=8)
+    """x (T, K) to fp8 with one scale a row, in one pass: a row fits into one program's registers."""
+    block = triton.next_power_of_2(x.shape[1])
+    _quantise_rows[(x.shape[0],)](x, out, scale, x.stride(0), K=x.shape[1], BLOCK=block, num_warps=_warps(block))
+
+
+def scaled_copy(src: Tensor, dst: Tensor, scale: float) -> None:
+    """dst (N, K) = scale * src, rounded to dst's type."""
+    block = min(1024, triton.next_power_of_2(src.shape[1]))
+    rows = 4096 // block
+    _scaled_copy[(triton.cdiv(src.shape[0], rows), triton.cdiv(src.shape[1], block))](
+        src, dst, src.stride(0), dst.stride(0), scale, K=src.shape[1], BLOCK=block, ROWS=rows, N=src.shape[0],
+        num_warps=4,
+    )  # fmt: skip
 
 
 def _threshold(p: float) -> int:

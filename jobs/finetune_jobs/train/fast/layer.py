@@ -54,7 +54,7 @@ class Layer:
     def __call__(self, h: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
             for group in self.groups:
-                group.refresh()
+                group.refresh(ops_for(h.device))
         q, k, v, h = BeforeAttention.apply(h, self, batch, *self.qkv.parameters())
         mixed = attend(q, k, v, batch.documents).reshape(h.shape[0], -1)
         after = [part for group in self.groups[1:] for part in group.parameters()]

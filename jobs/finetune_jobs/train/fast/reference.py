@@ -118,3 +118,7 @@ def quantise_rows(x: Tensor, out: Tensor, scale: Tensor) -> None:
     wide = x.float()
     scale.copy_(wide.abs().amax(1).clamp(min=1e-12).view(scale.shape) / 448.0)
     out.copy_(wide / scale.view(-1, 1))
+
+
+def scaled_copy(src: Tensor, dst: Tensor, scale: float) -> None:
+    dst.copy_(src.float() * scale)
