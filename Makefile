@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev quickstart test test-unit test-api test-stages test-local test-e2e lint format generate lock \
-	bench-data bench-merge clean
+	bench-quickstart bench-data bench-merge clean
 
 help: ## say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,8 @@ lock: .venv/uv-$(UV_VERSION) ## resolve requirements/*.in into pins with hashes
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
 		--constraint requirements/dev.txt requirements/operator.in -o requirements/operator.txt
 
+bench-quickstart: setup ## the example from nothing to the open demo, and again
+	$(BIN)/python benchmarks/bench_quickstart.py
 bench-data: setup-dev ## dataset stage against XTuner's own path
 	$(BIN)/python benchmarks/bench_data.py
 bench-merge: setup-dev ## merge against a plain copy of the same bytes
