@@ -10,8 +10,5 @@ CRD = "crds/finetunejobs.finetune.dev.yaml"
 def plane(tmp_path_factory, pytestconfig):
     """A real API server that knows FineTuneJobs."""
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as started:
-        applied = started.kubectl("apply", "--server-side", "-f", str(pytestconfig.rootpath / CRD))
-        assert applied.returncode == 0, applied.stderr
-        waited = started.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev")
-        assert waited.returncode == 0, waited.stderr
+        started.install(pytestconfig.rootpath / CRD)
         yield started

@@ -216,6 +216,17 @@ class ControlPlane:
             env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
         )
 
+    def install(self, crd: Path) -> None:
+        """Apply a CustomResourceDefinition and wait until it is served."""
+        applied = self.kubectl("apply", "--server-side", "-f", str(crd))
+        assert applied.returncode == 0, applied.stderr
+        name = yaml.safe_load(crd.read_text())["metadata"]["name"]
+        deadline, pause = time.monotonic() + PATIENCE, threading.Event()
+        # kubectl wait gives up on an object that has no conditions yet
+        while self.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=5s").returncode:
+            assert time.monotonic() < deadline, f"{name} is not established"
+            pause.wait(0.1)
+
 
 if __name__ == "__main__":
     with ControlPlane(Path(sys.argv[1]).absolute()) as plane:
