@@ -109,3 +109,36 @@ def changed(job: Path, into: Path, **spec: object) -> Path:
         at.pop(last, None) if value is None else at.update({last: value})
     into.write_text(yaml.safe_dump(document))
     return into
+
+
+PROMPTS = [
+    {"question": "Find papers about sparse attention.", "tool": "ArxivSearch.get_arxiv_article_information"},
+    {"question": "Say hello."},
+]
+
+
+@pytest.fixture(scope="session")
+def small_job(tmp_path_factory, pytestconfig):
+    """The example with six rows of data and two prompts."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "react-data").mkdir()
+    rows = min((pytestconfig.rootpath / "examples" / "react-data").glob("*.jsonl")).read_text().splitlines()[:6]
+    (folder / "react-data" / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    prompts = {"configMapKeyRef": {"name": "prompts", "key": "list"}}
+    job = changed(
+        EXAMPLE,
+        folder / "job.yaml",
+        evaluation={"promptsFrom": prompts, "turns": 0, "maxNewTokens": 16},
+        training__checkpoint={"everySteps": 3, "keep": 2},
+    )
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}}
+    config_map["data"] = {"list": json.dumps(PROMPTS)}
+    job.write_text(job.read_text() + "---\n" + yaml.safe_dump(config_map))
+    return job
+
+
+@pytest.fixture(scope="session")
+def small_run(small_job, workspace, first_run):
+    run = run_job(small_job, workspace, "--until", "evaluate")
+    assert run.code == 0, run.lines[-1]
+    return run

@@ -1,36 +1,8 @@
 """What a change of the file means for what is made again; on a job small enough to train twice."""
 
-import json
 import subprocess
 
-import pytest
-import yaml
-from tests.e2e.conftest import EXAMPLE, changed, finetune, open_demo, run_job
-
-PROMPTS = [
-    {"question": "Find papers about sparse attention.", "tool": "ArxivSearch.get_arxiv_article_information"},
-    {"question": "Say hello."},
-]
-
-
-@pytest.fixture(scope="module")
-def small_job(tmp_path_factory, pytestconfig):
-    """The example with six rows of data and two prompts."""
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "react-data").mkdir()
-    rows = min((pytestconfig.rootpath / "examples" / "react-data").glob("*.jsonl")).read_text().splitlines()[:6]
-    (folder / "react-data" / "rows.jsonl").write_text("\n".join(rows) + "\n")
-    prompts = {"configMapKeyRef": {"name": "prompts", "key": "list"}}
-    job = changed(
-        EXAMPLE,
-        folder / "job.yaml",
-        evaluation={"promptsFrom": prompts, "turns": 0, "maxNewTokens": 16},
-        training__checkpoint={"everySteps": 3, "keep": 2},
-    )
-    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}}
-    config_map["data"] = {"list": json.dumps(PROMPTS)}
-    job.write_text(job.read_text() + "---\n" + yaml.safe_dump(config_map))
-    return job
+from tests.e2e.conftest import changed, finetune, open_demo, run_job
 
 
 def edited(job, **spec):
@@ -41,13 +13,6 @@ def edited(job, **spec):
     other = changed(plain, job.with_name("edited.yaml"), **spec)
     other.write_text(other.read_text() + "---\n" + rest)
     return other
-
-
-@pytest.fixture(scope="module")
-def small_run(small_job, workspace, first_run):
-    run = run_job(small_job, workspace, "--until", "evaluate")
-    assert run.code == 0, run.lines[-1]
-    return run
 
 
 def test_another_dataset_takes_the_model_as_it_is(small_run):

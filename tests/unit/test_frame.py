@@ -116,7 +116,7 @@ def test_a_workspace_that_may_not_be_written_is_the_users_to_mend(tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     arguments = ["model", "--request", str(tmp_path / "request.json"), "--workspace", str(locked)]
-    as_nobody = "import os, sys; os.setgid(65534); os.setuid(65534); from finetune_jobs.__main__ import main"
+    as_nobody = "import os, sys; from finetune_jobs.__main__ import main; os.setgid(65534); os.setuid(65534)"
     source = f"{as_nobody}; sys.exit(main({arguments!r}))"
     ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert ended.returncode == ExitCode.USER_MISTAKE, ended.stderr

@@ -113,7 +113,7 @@ def test_a_server_out_of_reach_is_the_machines_trouble(bring):
 def test_credentials_in_a_url_are_in_no_log_and_no_error(bring, caplog):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(MachineTrouble) as caught:
-        bring(of_git("http://someone:verysecret@127.0.0.1:9/a.git"))
+        bring(of_git("http://verysecret@127.0.0.1:9/a.git"))
     assert "verysecret" not in str(caught.value) + caplog.text
     assert "***@127.0.0.1" in str(caught.value)
 
