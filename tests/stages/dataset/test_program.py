@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,22 @@ class Program:
         return subprocess.run(self.command, check=False).returncode
 
     def signalled_while_reading(self, number: signal.Signals, pipe: Path) -> int:
-        """Feeds one row through a named pipe, so that the program surely reads, and then the signal."""
+        """Feeds rows through a named pipe, so that the program surely reads, and sends the signal.
+
+        It is fed until it ends: a signal that comes between two reads is answered only when a read returns.
+        """
         process = subprocess.Popen(self.command)
-        with pipe.open("w", encoding="utf-8") as file:  # returns when the program opens the other end
-            file.write("\n")
-            file.flush()
+        end = os.open(pipe, os.O_WRONLY)  # returns when the program opens the other end
+        try:
+            os.write(end, b"\n")
             process.send_signal(number)
-            return process.wait()
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired, BrokenPipeError):
+                    os.write(end, b"\n")
+                    process.wait(0.1)
+            return process.returncode
+        finally:
+            os.close(end)
 
 
 @pytest.fixture
