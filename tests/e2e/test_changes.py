@@ -2,7 +2,10 @@
 
 import subprocess
 
+import pytest
 from tests.e2e.conftest import changed, finetune, open_demo, run_job
+
+pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
 
 
 def edited(job, **spec):

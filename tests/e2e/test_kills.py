@@ -11,6 +11,8 @@ from tests.e2e.conftest import finetune, run_job
 
 from finetune_jobs.contract import Stage
 
+pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
+
 VICTIMS = {
     "runner": "bin/finetune",
     "stage": "finetune_jobs train",

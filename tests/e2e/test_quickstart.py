@@ -7,6 +7,8 @@ import pytest
 from tests import browser
 from tests.e2e.conftest import EXAMPLE, open_demo
 
+pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
+
 QUESTION = "Please help me search the InternLM2 Technical Report."
 """The tutorial's own; neither its topic nor its wording is in the training data."""
 OUTPUT = Path("test-output")
