@@ -1,11 +1,13 @@
 """The fast path computes what plain Transformers and peft compute, here in fp32 by its PyTorch reference path."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from finetune_jobs.train.batches import collate as plain_collate
 from finetune_jobs.train.fast import reference
@@ -133,6 +135,45 @@ def test_a_second_backward_pass_is_refused(make: Callable[..., Any], rows: list[
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="runs once"):
         loss.backward()
+
+
+@pytest.mark.parametrize("store", ["resident", "fp8"])
+def test_frozen_weights_are_held_once(
+    make: Callable[..., Any], rows: list[dict[str, torch.Tensor]], store: str
+) -> None:
+    """The parameters stay the objects that they were (DeepSpeed keeps them all) and own no memory of their own."""
+    model = make("llama", Mode(store=store))
+    before = dict(model.named_parameters())
+    model(**collate(rows)["data"]).loss.backward()
+    after = dict(model.named_parameters())
+    assert all(after[name] is before[name] for name in before)
+    path = model.base_model.model.fast_path
+    for layer in path.layers:
+        for group in layer.groups:
+            for linear in group.linears:
+                weight = linear.base_layer.weight
+                if store == "fp8":
+                    assert weight.numel() == 0
+                else:
+                    assert weight.untyped_storage().data_ptr() == group.matrix.untyped_storage().data_ptr()
+
+
+def test_the_saved_adapter_gives_plain_peft_the_same_logits(
+    make: Callable[..., Any], rows: list[dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    fast = make("llama", Mode())
+    optimizer = torch.optim.AdamW([p for p in fast.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        fast(**collate(rows)["data"]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    fast.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(make("llama", None).unload(), tmp_path).eval()
+    ids = rows[0]["input_ids"][None]
+    assert torch.allclose(loaded(input_ids=ids).logits, fast.eval()(input_ids=ids).logits, atol=1e-6)
+    data = plain_collate(rows[1:])["data"]
+    fast_loss = fast.train()(**collate(rows[1:])["data"]).loss.item()
+    assert loaded(**data).loss.item() == pytest.approx(fast_loss, rel=1e-6)
 
 
 def test_outside_training_the_model_is_transformers_own(make: Callable[..., Any]) -> None:

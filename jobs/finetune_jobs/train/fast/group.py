@@ -62,7 +62,7 @@ class Group:
             weight = self.w[rows]
             weight.copy_(dequantised(linear.base_layer))
             if self.store == "resident":
-                linear.base_layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+                give(linear.base_layer, weight)
         if self.store == "fp8":
             self._to_fp8()
 
@@ -89,9 +89,7 @@ class Group:
         self.w8, self.w8_scale = narrow(self.w)
         self.wt8, self.wt8_scale = narrow(self.w.t().contiguous())
         for linear in self.linears:
-            linear.base_layer.weight = torch.nn.Parameter(
-                torch.empty(0, dtype=self.dtype, device=self.device), requires_grad=False
-            )
+            give(linear.base_layer, torch.empty(0, dtype=self.dtype, device=self.device))
         del self.matrix, self.w
 
     def columns(self, member: int) -> slice:
@@ -222,6 +220,14 @@ def with_room(dy: Tensor, columns: int) -> Tensor:
 def adapter(linear: Any) -> tuple[Tensor, Tensor]:
     """A (r, K) and B (N, r) of a peft LoRA layer."""
     return linear.lora_A["default"].weight, linear.lora_B["default"].weight
+
+
+def give(layer: Any, weight: Tensor) -> None:
+    """Let the layer's own parameter hold `weight`: DeepSpeed keeps every parameter, so a new one would not free it."""
+    if hasattr(layer.weight, "quant_state"):
+        layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    else:
+        layer.weight.data = weight
 
 
 def dequantised(layer: Any) -> Tensor:

@@ -91,4 +91,4 @@ def put_nf4(model: Any, owner: str, weight: Tensor, *, keep: bool) -> Tensor | N
 def settle_buffers(model: Any, device: torch.device) -> None:
     """Rotary frequencies are computed, not stored: make them on the device."""
     rotary = model.model.rotary_emb
-    model.model.rotary_emb = type(rotary)(config=model.config, device=device)
+    model.model.rotary_emb = type(rotary)(config=model.config).to(device)
