@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev quickstart test test-unit test-api test-stages test-local test-e2e lint format generate lock \
-	bench-quickstart bench-data bench-merge clean
+	bench-quickstart bench-data bench-merge bench-gpu clean
 
 help: ## say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,8 @@ bench-data: setup-dev ## dataset stage against XTuner's own path
 	$(BIN)/python benchmarks/bench_data.py
 bench-merge: setup-dev ## merge against a plain copy of the same bytes
 	$(BIN)/python benchmarks/bench_merge.py
+bench-gpu: setup-dev ## QLoRA of an 8B on one GPU: ours, XTuner, peft with Liger, Unsloth
+	$(BIN)/python benchmarks/bench_gpu.py
 
 clean: ## remove the virtual environment and caches; workspaces stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build
