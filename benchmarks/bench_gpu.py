@@ -64,6 +64,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="timed, after 3 that are not")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench-gpu")
     parser.add_argument("--output", type=Path, help="write every row's figures here too")
+    parser.add_argument(
+        "--profile", action="store_true", help="keep where a step's time goes, for our rows, in --folder"
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
@@ -94,7 +97,8 @@ def processes(names: list[str]) -> list[list[str]]:
 def child(names: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rows' figures as they come; what went wrong is part of them."""
     command = [sys.executable, __file__, "--here", "--layers", str(options.layers), "--steps", str(options.steps),
-               "--folder", str(options.folder), "--rows", *names]  # fmt: skip
+               "--folder", str(options.folder), *(["--profile"] if options.profile else []),
+               "--rows", *names]  # fmt: skip
     log = options.folder / f"{names[0]}.log"
     left = list(names)
     with log.open("w") as errors:
@@ -246,6 +250,16 @@ def measure(step: Callable[[int], Any], batch: int, steps: int) -> dict[str, Any
     }
 
 
+def profile(step: Callable[[int], Any], path: Path) -> None:
+    """One more step, kernel by kernel, into a file."""
+    import torch
+
+    with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as taken:
+        step(0)
+        torch.cuda.synchronize()
+    path.write_text(taken.key_averages().table(sort_by="self_device_time_total", row_limit=60))
+
+
 def trainer(model: Any, rate: float = 2e-4) -> Callable[[Any], Any]:
     """Forward, backward, clip and AdamW on what `model(**batch)` returns."""
     import torch
@@ -289,6 +303,8 @@ def ours(setting: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
     shape = Shape.of({**SHAPE, "num_hidden_layers": options.layers})
     estimate = expected(Load(shape, rows * LENGTH, RANK, dropout, optimizer=12), store, again)
     result = measure(one, rows, options.steps)
+    if options.profile:
+        profile(one, options.folder / f"{store}-{rows}-{dropout}.profile.txt")
     return {**result, "expectedGiB": round(estimate / 2**30, 2)}
 
 
