@@ -87,7 +87,10 @@ class Api:
             raise ApiUnreachable(f"{method} {path}: {type(error).__name__} {error}") from error
         if answer.status >= 300:  # noqa: PLR2004 - what is not 2xx
             raise refused(answer.status, text)
-        return json.loads(text)  # type: ignore[no-any-return]
+        try:
+            return json.loads(text)  # type: ignore[no-any-return]
+        except ValueError as error:  # a cut answer, or somebody else's
+            raise ApiUnreachable(f"{method} {path}: the answer is no JSON") from error
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Body:
         return await self.call("GET", kind.path(namespace, name))

@@ -14,7 +14,7 @@ from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.health import Health
 from finetune_operator.cluster.kinds import FINE_TUNE_JOBS, KINDS, Kind
-from finetune_operator.cluster.queue import KeyQueue
+from finetune_operator.cluster.queue import Key, KeyQueue
 from finetune_operator.cluster.settings import Settings
 from finetune_operator.cluster.watermarks import forget
 
@@ -44,20 +44,24 @@ def watches(cache: Cache, queue: KeyQueue, health: Health) -> kopf.OperatorRegis
 
 
 def handlers(kind: Kind, cache: Cache, queue: KeyQueue, health: Health) -> tuple[Handler, Handler]:
+    unannounced: dict[str, set[Key]] = {}
+
     async def listed(body: kopf.Body, **_: Any) -> None:
-        cache.put(kind, dict(body))
+        """Called before `changed` with the same object."""
+        unannounced[body["metadata"]["uid"]] = cache.put(kind, dict(body))
 
     async def changed(event: Mapping[str, Any], **_: Any) -> None:
         health.alive()
         body = event["object"]
+        wanted = unannounced.pop(body["metadata"]["uid"], set())
         if event["type"] == "DELETED":
-            wanted = cache.drop(kind, body)
+            wanted |= cache.drop(kind, body)
             if kind is FINE_TUNE_JOBS:
                 forget(body["metadata"]["namespace"], body["metadata"]["name"])
         else:
-            wanted = cache.put(kind, body)
+            wanted |= cache.put(kind, body)
             if event["type"] is None and kind is FINE_TUNE_JOBS:  # a list: everything wants a first look
-                wanted = wanted | {(body["metadata"]["namespace"], body["metadata"]["name"])}
+                wanted.add((body["metadata"]["namespace"], body["metadata"]["name"]))
             if event["type"] is None:
                 health.relisted = True
         for key in wanted:
