@@ -192,12 +192,12 @@ def peers(cache: Cache, key: Key, record: Record, plan: Plan) -> dict[Stage, tup
 
 def peer(cache: Cache, mate: Key, stage: Stage, digest: str) -> Peer | None:
     record = cache.records[mate]
-    jobs = cache.jobs_of(mate, record.uid)
-    if any(j.stage == stage and j.digest == digest and not j.over and not j.deleting for j in jobs):
-        return Peer(mate[1], runs=True)
     standing = record.standing.get(stage.value)
     if standing is None or standing[0] != digest or standing[1] not in {state.value for state in DONE}:
-        return None
+        jobs = (j for j in cache.jobs_of(mate, record.uid) if j.stage == stage and j.digest == digest)
+        # One that its user has suspended may stay so for ever; one that Kueue holds back is next in its queue.
+        works = any(not (j.over or j.deleting or (j.suspended and not j.queued)) for j in jobs)
+        return Peer(mate[1], runs=True) if works else None
     status = read_status(json.loads(record.text).get("status") or {})
     result = next((s.result for s in status.stages if s.name is stage and s.state is not StageState.FAILED), None)
     return Peer(mate[1], result=result or {})

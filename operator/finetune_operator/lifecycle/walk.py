@@ -46,7 +46,7 @@ def step_of(seen: Observed, planned: PlannedStage, now: datetime, *, clear: bool
         return Step(status)
     if job is None:
         return start(seen, planned, settle(status, seen.peers.get(planned.stage, ()), now), now)
-    return steer(seen, planned, status, job)
+    return steer(seen, planned, status, job, now)
 
 
 def recorded(seen: Observed, stage: Stage) -> StageStatus | None:
@@ -81,7 +81,7 @@ def start(seen: Observed, planned: PlannedStage, status: StageStatus, now: datet
     return Step(begun, apply=(*missing, Want(Make.STAGE, planned.stage)))
 
 
-def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob) -> Step:
+def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob, now: datetime) -> Step:
     """A Job that is not over: suspend it, let it go on, or make it anew as the job now says."""
     if job.deleting:
         return Step(status)
@@ -93,6 +93,9 @@ def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: Stage
     if job.placement != seen.placements[planned.stage] and not job.busy:
         return Step(status.model_copy(update={"state": StageState.PENDING}), remove=removal(job))
     if job.suspended and not job.queued:
+        settled = settle(status, seen.peers.get(planned.stage, ()), now)
+        if settled is not status:  # another job has made it meanwhile, or is about to
+            return Step(settled, remove=removal(job))
         resumed = status.model_copy(update={"state": StageState.RUNNING, "reason": reasons.STARTED})
         return Step(resumed, switch=(Switch(job.name, job.uid, suspend=False),))
     return Step(status)

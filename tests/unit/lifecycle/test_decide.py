@@ -1,0 +1,126 @@
+"""`decide` as a whole: it is stable, it says everything, and it does nothing twice."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, stage_job
+
+from finetune_jobs.contract import Failure, Progress, Stage
+from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
+from finetune_operator.lifecycle.observed import Make, Peer, Served, Want
+
+LOOKS = [
+    look(),
+    look(**UP_TO_TRAIN, train="running"),
+    look(**ALL_DONE),
+    look(model="failed"),
+    look("  suspend: true\n"),
+]
+
+
+@pytest.mark.parametrize("seen", LOOKS)
+def test_a_second_look_at_what_was_written_tells_nothing_new(seen):
+    first = decide(seen, NOW)
+    later = decide(replace(seen, status=first.status), NOW + timedelta(seconds=9))
+    assert later.events == ()
+    assert [c.last_transition_time for c in later.status.conditions] == [
+        c.last_transition_time for c in first.status.conditions
+    ]
+
+
+def test_what_a_stage_needs_is_made_before_it_and_only_where_it_is_missing():
+    bare = replace(look(**UP_TO_TRAIN), workspace=False, requests=False, progress_ready=False)
+    assert [want.make for want in decide(bare, NOW).apply] == [Make.WORKSPACE, Make.REQUESTS, Make.PROGRESS, Make.STAGE]
+    assert [want.make for want in decide(look(**UP_TO_TRAIN), NOW).apply] == [Make.STAGE]
+
+
+def test_only_one_stage_is_at_work_at_a_time():
+    assert decide(look(), NOW).apply == (Want(Make.STAGE, Stage.MODEL),)
+
+
+def test_a_superseded_job_that_works_is_removed_and_one_that_is_over_stays():
+    old = {
+        "old-running": replace(stage_job(Stage.TRAIN, "0" * 12), name="old-running"),
+        "old-over": replace(stage_job(Stage.TRAIN, "1" * 12, complete=True), name="old-over"),
+    }
+    assert [r.name for r in decide(replace(look(), jobs=old), NOW).remove] == ["old-running"]
+
+
+def test_the_peer_that_runs_goes_before_the_one_that_is_about_to():
+    seen = replace(look(), peers={Stage.MODEL: (Peer("b", wants=True), Peer("a", runs=True))})
+    status = decide(seen, NOW).status
+    assert status.stages[0].message == "The FineTuneJob a makes the same in this workspace."
+    assert status.stage == "Waiting(model)"
+
+
+def test_a_spec_that_cant_be_planned_keeps_what_is_recorded():
+    problem = Failure(reason="SpecUnusable", message="No ConfigMap.", cure="Add it.")
+    seen = look(**UP_TO_TRAIN)
+    decision = decide(replace(seen, plan=None, problem=problem), NOW)
+    assert decision.status.stages == seen.status.stages
+    assert (decision.apply, decision.remove, decision.look_again_after) == ((), (), LOOK_AGAIN)
+    failed = next(c for c in decision.status.conditions if c.type == "Failed")
+    assert (failed.status, failed.message) == ("True", "No ConfigMap. Add it.")
+
+
+def test_progress_fills_the_columns():
+    progress = Progress(step=36, total_steps=72, loss=0.5, eta_seconds=4812, tokens_per_second=812.4, updated_at=NOW)
+    status = decide(replace(look(**UP_TO_TRAIN, train="running"), progress=progress), NOW).status
+    assert (status.stage, status.progress) == ("train", "50%")
+    assert (status.training.loss, status.training.eta, status.training.tokens_per_second) == ("0.5", "1h20m", "812")
+
+
+EXPIRY = [
+    ("  ttlSecondsAfterFinished: 60\n", 30, [], 30.0),
+    ("  ttlSecondsAfterFinished: 60\n", 61, ["react-train"], None),
+    ("", 10_000, [], None),
+]
+
+
+@pytest.mark.parametrize(("extra", "seconds", "removed", "again"), EXPIRY)
+def test_the_jobs_of_a_finished_job_go_after_their_time(extra, seconds, removed, again):
+    seen = look(extra + "  demo: {enabled: false}\n", **ALL_DONE)
+    seen = replace(seen, jobs={"react-train": replace(stage_job(Stage.TRAIN, "d", complete=True), name="react-train")})
+    seen = replace(seen, names={**seen.names, Stage.TRAIN: "react-train"})
+    decision = decide(seen, NOW + timedelta(seconds=seconds))
+    assert ([r.name for r in decision.remove], decision.look_again_after) == (removed, again)
+
+
+GATE = "  evaluation: {minimumValidCalls: '0.99'}\n"
+MOVE = (Want(Make.DEMO, Stage.DEMO),)
+NEW, STALE = Served("NEW", available=True, stale=False, answers=True), Served("NEW", available=True, answers=True)
+OLD = Served("old", available=True, answers=True)
+# What is served -> what is made, the stage's state, DemoAvailable and its reason.
+DEMO = [
+    ("", Served(), MOVE, ("Running", "False", "Starting")),
+    ("", NEW, (), ("Succeeded", "True", "Available")),
+    ("", STALE, MOVE, ("Running", "True", "Starting")),
+    ("", OLD, MOVE, ("Running", "True", "LastGoodModel")),
+    (GATE, OLD, (), ("Failed", "True", "LastGoodModel")),
+    (GATE, Served(), (), ("Failed", "False", "EvaluationBelowGate")),
+]
+
+
+@pytest.mark.parametrize(("extra", "served", "made", "shown"), DEMO)
+def test_the_demo_moves_only_through_the_gate(extra, served, made, shown):
+    seen = look(extra, **ALL_DONE)
+    served = replace(served, revision=seen.plan.of(Stage.DEMO).digest) if served.revision == "NEW" else served
+    decision = decide(replace(seen, served=served), NOW)
+    condition = next(c for c in decision.status.conditions if c.type == "DemoAvailable")
+    assert decision.apply == made
+    assert (decision.status.stages[-1].state, condition.status, condition.reason) == shown
+
+
+def test_rates_that_cant_be_read_keep_the_gate_shut():
+    seen = look("  evaluation: {minimumValidCalls: '0.5'}\n", **ALL_DONE)
+    rubbish = tuple(
+        s.model_copy(update={"result": {"tuned": "yes"}}) if s.name is Stage.EVALUATE else s for s in seen.status.stages
+    )
+    decision = decide(replace(seen, status=seen.status.model_copy(update={"stages": rubbish})), NOW)
+    assert decision.status.stages[-1].reason == "EvaluationUnreadable"
+
+
+def test_a_demo_that_is_no_longer_asked_for_is_taken_down():
+    seen = replace(look("  demo: {enabled: false}\n", **ALL_DONE), served=Served("old", answers=True))
+    assert decide(seen, NOW).drop_demo

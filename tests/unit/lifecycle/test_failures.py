@@ -1,0 +1,89 @@
+"""From evidence to reason: one row of the table a case."""
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.lifecycle.looks import outcome, stage_job
+
+from finetune_jobs.contract import Failure, Stage, State
+from finetune_operator.lifecycle.failures import TABLE, explain_end, explain_wait
+from finetune_operator.lifecycle.observed import Pod
+
+JOB = stage_job(Stage.TRAIN, "d" * 12)
+LOGS = [
+    ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "GpuOutOfMemory"),
+    ("mmengine - INFO - loss: nan", "LossIsNaN"),
+    ("Watchdog caught collective operation timeout: WorkNCCL", "GpusDisconnected"),
+    ("huggingface_hub.errors.GatedRepoError: 403 Client Error.", "AccessDenied"),
+    ("401 Client Error: Invalid user token", "AccessDenied"),
+    ("FileNotFoundError: [Errno 2] No such file or directory: 'data.jsonl'", "FileMissing"),
+    ("OSError: [Errno 28] No space left on device", "DiskFull"),
+    ("jinja2.exceptions.TemplateSyntaxError: unexpected '}'", "TemplateInvalid"),
+    ("RuntimeError: size mismatch for q_proj.lora_A", "AdapterUnfit"),
+    ("deepspeed.DeepSpeedConfigError: zero_optimization", "DeepSpeedConfigInvalid"),
+    ("ModuleNotFoundError: No module named 'flash_attn'", "ImageIncomplete"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), LOGS)
+def test_the_logs_end_is_explained(text, reason):
+    failure = explain_end(JOB, Pod("p", "Failed", exit_code=1, said=f"Traceback\n{text}"))
+    assert failure.reason == reason
+    assert text in failure.message
+    assert failure.cure
+
+
+ENDS = [
+    (Pod("p", "Failed", exit_code=137, ended_by="OOMKilled"), "OutOfMemory"),
+    (Pod("p", "Failed", reason="Evicted"), "Evicted"),
+    (Pod("p", "Failed", exit_code=143, disrupted=True), "Disrupted"),
+    (Pod("p", "Failed", exit_code=137), "Killed"),
+    (Pod("p", "Failed", exit_code=3, said="\x00\x01noise" * 500), "Unforeseen"),
+    (None, "Unforeseen"),
+]
+
+
+@pytest.mark.parametrize(("pod", "reason"), ENDS)
+def test_an_end_without_a_word_is_explained(pod, reason):
+    assert explain_end(JOB, pod).reason == reason
+
+
+def test_a_deadline_is_explained():
+    late = replace(JOB, gave_up="DeadlineExceeded")
+    assert explain_end(late, Pod("p", "Failed", exit_code=143)).reason == "DeadlineExceeded"
+
+
+WAITS = [
+    (Pod("p", waits="ImagePullBackOff"), "ImagePullFailed"),
+    (Pod("p", waits="CreateContainerConfigError"), "ContainerConfigInvalid"),
+    (Pod("p", unschedulable="0/2 nodes are available: 2 Insufficient nvidia.com/gpu."), "GpuUnschedulable"),
+    (Pod("p", unschedulable="0/2 nodes are available: 2 Insufficient memory."), "Unschedulable"),
+    (Pod("p", unschedulable="pod has unbound immediate PersistentVolumeClaims"), "WorkspaceUnbound"),
+    (Pod("p", unschedulable="node(s) didn't match Pod's node affinity/selector"), "Unschedulable"),
+    (Pod("p", waits="ContainerCreating"), None),
+    (Pod("p", phase="Running", waits="ImagePullBackOff"), None),
+]
+
+
+@pytest.mark.parametrize(("pod", "reason"), WAITS)
+def test_a_pod_that_waits_is_explained(pod, reason):
+    found = explain_wait(replace(JOB, pods=(pod,)))
+    assert (found.reason if found else None) == reason
+
+
+def test_what_the_stage_itself_says_goes_before_any_guess():
+    said = Failure(reason="LossDiverged", message="It rose.", cure="Write less.")
+    pod = Pod("p", "Failed", exit_code=64, ended_by="OOMKilled",
+              said=outcome("train", "d" * 12, State.FAILED, failure=said))  # fmt: skip
+    assert explain_end(JOB, pod) == said
+
+
+def test_another_stages_word_is_not_believed():
+    said = Failure(reason="Forged", message="x", cure="y")
+    pod = Pod("p", "Failed", exit_code=1, said=outcome("train", "0" * 12, State.FAILED, failure=said))
+    assert explain_end(JOB, pod).reason == "Unforeseen"
+
+
+def test_every_row_says_what_to_do():
+    for row in TABLE:
+        assert row.cure.format(stage="train", job="j").endswith(".")
