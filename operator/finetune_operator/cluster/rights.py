@@ -31,6 +31,9 @@ OWN_RIGHTS = {("coordination.k8s.io", "leases"): ("get", "create", "patch")}
 HANDED_ON = {("", "configmaps", "patch")}
 """Held because nobody may grant what he does not have; used by the pods that are granted it."""
 
+IMPLIED = {("apps", "deployments", "create"), ("", "services", "create"), ("networking.k8s.io", "ingresses", "create")}
+"""Server-side apply that makes an object is authorised as create, though the audit calls it patch."""
+
 
 def rules(rights: dict[tuple[str, str], tuple[str, ...]]) -> list[dict[str, Any]]:
     """As a Role or ClusterRole has them: resources of one group and the same verbs share a rule."""

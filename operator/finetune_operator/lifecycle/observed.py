@@ -62,7 +62,9 @@ class StageJob:
 
     @property
     def over(self) -> bool:
-        return self.complete or bool(self.gave_up)
+        """Its end is decided: on one node by its pod, which the Job's own conditions follow a second later."""
+        ended = self.nodes == 1 and any(pod.phase == "Succeeded" for pod in self.pods)
+        return self.complete or bool(self.gave_up) or ended
 
     @property
     def busy(self) -> bool:

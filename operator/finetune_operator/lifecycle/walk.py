@@ -92,13 +92,16 @@ def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: Stage
         return Step(held, switch=() if job.suspended else (Switch(job.name, job.uid, suspend=True),))
     if job.placement != seen.placements[planned.stage] and not job.busy:
         return Step(status.model_copy(update={"state": StageState.PENDING}), remove=removal(job))
-    if job.suspended and not job.queued:
-        settled = settle(status, seen.peers.get(planned.stage, ()), now)
-        if settled is not status:  # another job has made it meanwhile, or is about to
-            return Step(settled, remove=removal(job))
-        resumed = status.model_copy(update={"state": StageState.RUNNING, "reason": reasons.STARTED})
-        return Step(resumed, switch=(Switch(job.name, job.uid, suspend=False),))
-    return Step(status)
+    return resume(seen, planned, status, job, now) if job.suspended and not job.queued else Step(status)
+
+
+def resume(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob, now: datetime) -> Step:
+    """Let a suspended Job go on, unless another job has made the same meanwhile or is about to."""
+    settled = settle(status, seen.peers.get(planned.stage, ()), now)
+    if settled is not status:
+        return Step(settled, remove=removal(job))
+    resumed = status.model_copy(update={"state": StageState.RUNNING, "reason": reasons.STARTED})
+    return Step(resumed, switch=(Switch(job.name, job.uid, suspend=False),))
 
 
 def removal(job: StageJob) -> tuple[Remove, ...]:

@@ -1,0 +1,155 @@
+"""What nobody should do, and somebody will."""
+
+import json
+
+import pytest
+from tests.operator.conftest import LIFE, QUOTA, wait_for
+from tests.operator.player import RUNS, Ending
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+@pytest.fixture
+def stays(player):
+    """Stages whose pods don't end, by job."""
+    held = {}
+    player.script = lambda job, stage, _count: RUNS if stage in held.get(job, ()) else Ending()
+    return held
+
+
+def job_named(cluster, name, stage):
+    found = (j for j in cluster.jobs(LIFE, name) if j["metadata"]["labels"]["finetune.dev/stage"] == stage)
+    return next(found, None)
+
+
+def test_a_running_job_deleted_by_hand_is_made_again(cluster, player, stays):
+    stays["cut"] = {"train"}
+    cluster.submit(LIFE, "cut")
+    job = wait_for(lambda: job_named(cluster, "cut", "train"))
+    stays["cut"] = set()
+    cluster.kubectl("-n", LIFE, "delete", "job", job["metadata"]["name"])
+    cluster.wait(LIFE, "cut")
+
+
+def test_a_finished_job_deleted_by_hand_stays_deleted(cluster, player, stays):
+    stays["clean"] = {"evaluate"}
+    cluster.submit(LIFE, "clean")
+    cluster.wait_state(LIFE, "clean", "evaluate", "Running")
+    cluster.kubectl("-n", LIFE, "delete", "job", job_named(cluster, "clean", "model")["metadata"]["name"])
+    pod = wait_for(lambda: cluster.pods(LIFE, "clean", "evaluate"))[0]["metadata"]["name"]
+    player.end(LIFE, pod, Ending())
+    cluster.wait(LIFE, "clean")
+    assert job_named(cluster, "clean", "model") is None
+
+
+def test_a_demo_edited_by_hand_is_put_right(cluster, stays):
+    cluster.submit(LIFE, "edited")
+    cluster.wait(LIFE, "edited")
+    image = '[{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "evil"}]'
+    cluster.kubectl("-n", LIFE, "patch", "deployment", "edited-demo", "--type=json", "-p", image)
+
+    def images():
+        pod = cluster.get("deployment", "edited-demo", "-n", LIFE)["spec"]["template"]["spec"]
+        return pod["containers"][0]["image"]
+
+    wait_for(lambda: images() != "evil")
+    cluster.kubectl("-n", LIFE, "delete", "service", "edited-demo")
+    wait_for(lambda: "edited-demo" in cluster.kubectl("-n", LIFE, "get", "services"))
+
+
+@pytest.mark.parametrize("rubbish", ["{", "x" * 500_000, '{"step": -1, "totalSteps": "many"}', "[]"],
+                         ids=["cut", "huge", "wrong", "other"])  # fmt: skip
+def test_rubbish_for_progress_is_ignored(cluster, player, stays, rubbish):
+    name = f"rubbish-{len(rubbish)}"
+    stays[name] = {"train"}
+    cluster.submit(LIFE, name)
+    train = cluster.wait_state(LIFE, name, "train", "Running")
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-progress", "namespace": LIFE},
+            "data": {"progress": rubbish, "digest": train["digest"], "curve": rubbish}}  # fmt: skip
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(body))
+    pod = wait_for(lambda: cluster.pods(LIFE, name, "train"))[0]["metadata"]["name"]
+    player.end(LIFE, pod, Ending())
+    cluster.wait(LIFE, name)
+
+
+def test_a_forged_termination_message_is_not_believed(cluster, player, stays):
+    said = json.dumps({"stage": "train", "digest": "0" * 12, "state": "Succeeded", "result": {"finalLoss": -1}})
+    player.script = lambda _job, stage, _count: Ending(said=said if stage == "model" else None)
+    cluster.submit(LIFE, "forged")
+    cluster.wait(LIFE, "forged")
+    assert "result" not in cluster.status(LIFE, "forged")["stages"][0]
+
+
+@pytest.mark.parametrize("kind", ["Job", "ConfigMap"])
+def test_a_foreign_object_of_the_same_name_is_never_adopted(cluster, stays, kind):
+    name = f"clash-{kind.lower()}"
+    stays[name] = {"model"}
+    cluster.submit(LIFE, name)
+    cluster.wait_state(LIFE, name, "model", "Running")
+    found = cluster.jobs(LIFE, name)[0]["metadata"]["name"] if kind == "Job" else f"{name}-requests-"
+    if kind == "ConfigMap":
+        maps = cluster.get("configmaps", "-n", LIFE)["items"]
+        found = next(m["metadata"]["name"] for m in maps if m["metadata"]["name"].startswith(found))
+    cluster.kubectl("-n", LIFE, "delete", "ftj", name)
+    wait_for(lambda: found not in cluster.kubectl("-n", LIFE, "get", kind, "-o", "name"))
+    body = {
+        "apiVersion": "batch/v1" if kind == "Job" else "v1",
+        "kind": kind,
+        "metadata": {"name": found, "namespace": LIFE},
+    }
+    if kind == "Job":
+        pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "foreign"}]}
+        body["spec"] = {"suspend": True, "template": {"spec": pod}}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    cluster.submit(LIFE, name)
+    failed = cluster.wait(LIFE, name, "Failed")
+    assert failed["reason"] == "NameTaken"
+    assert f"There is a {kind} {found}" in failed["message"]
+    assert "ownerReferences" not in cluster.get(kind, found, "-n", LIFE)["metadata"]
+
+
+def test_a_foreign_deployment_is_never_adopted(cluster, stays):
+    pod = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "foreign"}]}}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": pod}
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "front-demo", "namespace": LIFE},
+        "spec": spec,
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    cluster.submit(LIFE, "front")
+    failed = cluster.wait(LIFE, "front", "Failed")
+    assert failed["reason"] == "NameTaken"
+    kept = cluster.get("deployment", "front-demo", "-n", LIFE)
+    assert kept["spec"]["template"]["spec"]["containers"][0]["image"] == "foreign"
+    assert "ownerReferences" not in kept["metadata"]
+
+
+def test_a_quota_of_no_jobs_is_told_and_waited_out(cluster, stays):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": QUOTA},
+             "spec": {"hard": {"count/jobs.batch": "0"}}}  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
+    wait_for(lambda: cluster.get("resourcequota", "none", "-n", QUOTA).get("status", {}).get("hard"))
+    cluster.submit(QUOTA, "poor")
+    failed = cluster.wait(QUOTA, "poor", "Failed")
+    assert failed["reason"] == "QuotaExceeded"
+    cluster.kubectl("-n", QUOTA, "delete", "resourcequota", "none")
+    cluster.wait(QUOTA, "poor")
+
+
+@pytest.mark.parametrize("forged", [
+    {"stages": [{"name": "train", "state": "Running", "digest": "zzz", "attempts": 7}], "observedGeneration": 99},
+    {"stages": None, "conditions": None},
+])  # fmt: skip
+def test_a_status_edited_by_a_user_is_written_anew(cluster, player, stays, forged):
+    name = f"meddled-{len(str(forged))}"
+    stays[name] = {"model"}
+    cluster.submit(LIFE, name)
+    cluster.wait_state(LIFE, name, "model", "Running")
+    patch = json.dumps({"status": forged})
+    cluster.kubectl("-n", LIFE, "patch", "ftj", name, "--subresource=status", "--type=merge", "-p", patch)
+    pod = wait_for(lambda: cluster.pods(LIFE, name, "model"))[0]["metadata"]["name"]
+    player.end(LIFE, pod, Ending())
+    cluster.wait(LIFE, name)
+    assert cluster.status(LIFE, name)["observedGeneration"] == 1
