@@ -87,7 +87,7 @@ def open_training(page: Page) -> None:
 
 def screenshot(page: Page, path: Path) -> None:
     """The page as wide as the window and as long as it is: what scrolls is inside Streamlit's own frame."""
-    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    height = page.get_by_test_id("stMain").evaluate("element => element.scrollHeight")
     page.set_viewport_size({**WINDOW, "height": max(int(height), WINDOW["height"])})
     page.screenshot(path=path)
     page.set_viewport_size(WINDOW)

@@ -55,7 +55,7 @@ def test_a_visitor_sees_both_answers(demo):
         browser.open_demo(page, demo.url, "SmolLM2 learns to use tools")
         browser.ask(page, QUESTION)
         tuned, base = browser.wait_for_answer(page, "tuned"), browser.wait_for_answer(page, "base")
-        page.screenshot(path=OUTPUT / "demo.png", full_page=True)
+        browser.screenshot(page, OUTPUT / "demo.png")
     assert "ArxivSearch.get_arxiv_article_information" in tuned
     assert re.search(r'"query":\s*"[^"]*InternLM2', tuned)
     assert "ArxivSearch.get_arxiv_article_information" not in base
