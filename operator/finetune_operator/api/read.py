@@ -56,6 +56,13 @@ def read_job(text: str) -> JobFile:
     return JobFile(parse_job(jobs[0]), maps)
 
 
+def without_nulls(value: Any) -> Any:
+    """As the API server reads an object: a field that is null is a field that is left out."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(child) for key, child in value.items() if child is not None}
+    return [without_nulls(child) for child in value] if isinstance(value, list) else value
+
+
 def parse_job(document: Mapping[str, Any]) -> FineTuneJob:
     """The same strictness as the API server's: camelCase names only, no conversion between types."""
     if document.get("kind") != KIND:
@@ -65,7 +72,7 @@ def parse_job(document: Mapping[str, Any]) -> FineTuneJob:
         raise SpecError([f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}"])
     try:
         return FineTuneJob.model_validate_json(
-            json.dumps(document, default=str), strict=True, by_alias=True, by_name=False
+            json.dumps(without_nulls(document), default=str), strict=True, by_alias=True, by_name=False
         )
     except ValidationError as error:
         raise SpecError(problems_of(error, FineTuneJob)) from None
