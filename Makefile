@@ -10,8 +10,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-unit test-api test-stages test-local test-e2e lint format generate lock \
-	bench-quickstart bench-data bench-merge bench-gpu clean
+.PHONY: help setup setup-dev quickstart test test-unit test-api test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
+	bench-quickstart bench-data bench-merge bench-operator bench-gpu clean
 
 help: ## say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,12 +40,18 @@ setup-dev: .venv/dev ## the same, and what tests and linters need
 quickstart: setup ## train, judge and serve the small example; ends with an open demo
 	$(BIN)/finetune run examples/smollm2-react.yaml
 
-test: lint test-unit test-api test-stages test-local test-e2e ## every check, the quick ones first
+test: lint test-unit test-api test-operator test-stages test-local test-e2e ## every check, the quick ones first
 
 test-unit: setup-dev ## pure code and tiny models, in seconds
 	$(BIN)/pytest tests/unit
 test-api: setup-dev ## the resource on a real API server (its programs are built once, some 7 minutes)
 	$(BIN)/pytest tests/api
+test-operator: setup-dev ## the operator on a real control plane: whole lives, hostile cases, kills, rights
+	$(BIN)/pytest tests/operator
+test-chaos: setup-dev ## kill the operator between any two of its calls, and at 100 random moments over 20 jobs
+	FINETUNE_CHAOS=1 $(BIN)/pytest tests/operator/test_kill.py tests/operator/test_outage.py
+test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refuse the same
+	FINETUNE_FUZZ=10000 $(BIN)/pytest tests/api/test_agreement.py
 test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
@@ -83,6 +89,8 @@ bench-merge: setup-dev ## merge against a plain copy of the same bytes
 	$(BIN)/python benchmarks/bench_merge.py
 bench-gpu: setup-dev ## QLoRA of an 8B on one GPU: ours, XTuner, peft with Liger, Unsloth
 	$(BIN)/python benchmarks/bench_gpu.py
+bench-operator: setup-dev ## a thousand FineTuneJobs: how soon the operator acts, what it costs
+	$(BIN)/python benchmarks/bench_operator.py
 
 clean: ## remove the virtual environment and caches; workspaces stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build

@@ -14,6 +14,7 @@ from finetune_jobs.contract import Source
 from finetune_operator.api import FineTuneJob
 from finetune_operator.api.crd import crd
 from finetune_operator.api.problems import model_in
+from finetune_operator.lifecycle.machine import ROWS
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,9 +85,30 @@ def custom_resource_definition() -> str:
     return head + yaml.safe_dump(crd(), sort_keys=False, width=110, allow_unicode=True)
 
 
+def state_machine() -> str:
+    """docs/state-machine.md: a picture and a table of the same rows."""
+    arrows = {}
+    for row in ROWS:
+        arrows.setdefault((row.before, row.after), []).append(row.seen.replace(":", ","))
+    picture = ["```mermaid", "stateDiagram-v2", "    [*] --> Pending"]
+    picture += [f"    {before} --> {after}: {'<br/>'.join(seen)}" for (before, after), seen in arrows.items()]
+    table = ["| state | what is seen | next state | what is done |", "|---|---|---|---|"]
+    table += [f"| {row.before} | {row.seen} | {row.after} | {row.action} |" for row in ROWS]
+    head = [
+        "# The life of a stage",
+        "",
+        "Made from `operator/finetune_operator/lifecycle/machine.py` by `make generate`; do not edit. The unit tests",
+        "hold `decide` to each row. Stages go one after the other; only the first that is not done is acted on. What",
+        "status has recorded as Succeeded, Reused or Failed stays, whatever becomes of the Job.",
+        "",
+    ]
+    return "\n".join([*head, *picture, "```", "", *table]) + "\n"
+
+
 FILES: dict[str, Callable[[], str]] = {
     "crds/finetunejobs.finetune.dev.yaml": custom_resource_definition,
     "docs/resource.md": resource_reference,
+    "docs/state-machine.md": state_machine,
 }
 
 
