@@ -1,0 +1,124 @@
+"""The API server or etcd goes away in mid-flight and comes back: everything goes on. `make test-chaos` waits longer."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from tests.kubernetes.control_plane import ControlPlane
+from tests.operator.conftest import Cluster, grant, wait_for
+from tests.operator.player import GOOD, RUNS, Player
+from tests.operator.process import OperatorProcess
+from tests.operator.proxy import Proxy
+
+AWAY = 300.0 if os.environ.get("FINETUNE_CHAOS") else 20.0
+"""Seconds."""
+BACK = 60.0
+"""Seconds within which everything has to go on."""
+
+
+@pytest.fixture(scope="module")
+def own_plane(tmp_path_factory, pytestconfig):
+    """A control plane that these tests may break."""
+    with ControlPlane(tmp_path_factory.mktemp("outage")) as plane:
+        plane.install(pytestconfig.rootpath / "crds" / "finetunejobs.finetune.dev.yaml")
+        for name in ("finetune-system", "outage"):
+            Cluster(plane).namespace(name)
+        grant(Cluster(plane))
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def own_player(own_plane):
+    with Player(own_plane) as player:
+        yield player
+
+
+@pytest.fixture(scope="module")
+def own_proxy(own_plane):
+    with Proxy(own_plane) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def own_operator(own_plane, own_proxy):
+    quick = {"FINETUNE_WATCH_SILENCE": "10", "FINETUNE_SWEEP_EVERY": "10", "FINETUNE_REQUEST_TIMEOUT": "10"}
+    with OperatorProcess(own_proxy.kubeconfig, Path(own_plane.folder), "outage", **quick) as operator:
+        yield operator
+
+
+def stopped(plane):
+    plane.processes["kube-apiserver"].send_signal(signal.SIGSTOP)
+    threading.Event().wait(AWAY)
+    plane.processes["kube-apiserver"].send_signal(signal.SIGCONT)
+
+
+def killed(plane):
+    plane.stop("kube-apiserver", signal.SIGKILL)
+    threading.Event().wait(AWAY)
+    plane.start("kube-apiserver")
+
+
+def etcd_restarted(plane):
+    plane.stop("etcd")
+    plane.start("etcd")
+
+
+@pytest.mark.parametrize("outage", [stopped, killed, etcd_restarted], ids=lambda o: o.__name__)
+def test_everything_goes_on_after(own_plane, own_player, own_operator, outage):
+    cluster, name = Cluster(own_plane), outage.__name__.replace("_", "-")
+    own_player.script = lambda _job, stage, _count: RUNS if stage == "train" else GOOD
+    cluster.submit("outage", name)
+    cluster.wait_state("outage", name, "train", "Running")
+    pod = wait_for(lambda: cluster.pods("outage", name, "train"))[0]["metadata"]["name"]
+    outage(own_plane)
+    own_plane.wait_until_ready()
+    own_player.end("outage", pod, GOOD)
+    wait_for(lambda: cluster.states("outage", name).get("demo") == "Succeeded", f"{name} goes on", BACK)
+    runs = {key[2]: count for key, count in own_player.played.items() if key[1] == name}
+    assert set(runs.values()) == {1}
+    assert own_operator.process.poll() is None
+
+
+def test_a_watch_that_goes_silent_is_noticed(own_plane, own_player, own_proxy, own_operator):
+    """Nothing is closed and nothing comes: dropped packets, no RST."""
+    cluster = Cluster(own_plane)
+    own_player.script = lambda _job, _stage, _count: GOOD
+    own_proxy.mute.set()
+    try:
+        cluster.submit("outage", "silent")
+    finally:
+        threading.Event().wait(3)
+        own_proxy.mute.clear()
+    cluster.wait("outage", "silent")
+
+
+def test_the_endpoints_tell_how_it_goes(own_operator):
+    assert own_operator.ask("/healthz") == "ok\n"
+    metrics = own_operator.ask("/metrics")
+    for name in ("finetune_jobs", "finetune_stage_seconds", "finetune_training_loss", "finetune_reconcile_seconds",
+                 "finetune_reconcile_errors", "finetune_queue_depth"):  # fmt: skip
+        assert f"# TYPE {name}" in metrics
+
+
+def test_a_second_operator_stands_by_and_takes_over(own_plane, own_player, own_proxy, own_operator):
+    cluster = Cluster(own_plane)
+    own_player.script = lambda _job, _stage, _count: GOOD
+    lease = {"FINETUNE_LEASE_NAME": own_operator.environment["FINETUNE_LEASE_NAME"]}
+    second = OperatorProcess(
+        own_proxy.kubeconfig, Path(own_plane.folder), "outage", FINETUNE_IDENTITY="second", **lease
+    )
+    with second:
+        wait_for(lambda: answers(second) == "ok, standing by\n")
+        own_operator.kill()
+        cluster.submit("outage", "handed")
+        cluster.wait("outage", "handed")
+        assert answers(second) == "ok\n"
+
+
+def answers(operator):
+    try:
+        return operator.ask("/healthz")
+    except OSError:  # not up yet
+        return None
