@@ -23,6 +23,9 @@ from finetune_operator.lifecycle.walk import superseded, walk
 LOOK_AGAIN = 30.0
 """Seconds until a job that can't go on is looked at again: what it lacks may not be watched."""
 
+AFTER_APPLYING = 1.0
+"""Seconds until a demo is looked at again that was applied: where nothing changed by it, no watch will tell."""
+
 
 def decide(seen: Observed, now: datetime) -> Decision:
     """What to make, suspend and remove, the whole status, and when to look again."""
@@ -51,7 +54,7 @@ def decide(seen: Observed, now: datetime) -> Decision:
         remove=tuple(r for step in steps for r in step.remove) + (superseded(seen) if seen.plan else ()) + gone,
         drop_demo=demo.drop and seen.plan is not None,
         events=changes(seen.status, stages, problem),
-        look_again_after=look_again(seen, later),
+        look_again_after=AFTER_APPLYING if demo.apply else look_again(seen, later),
     )
 
 

@@ -112,6 +112,13 @@ def test_the_demo_moves_only_through_the_gate(extra, served, made, shown):
     assert (decision.status.stages[-1].state, condition.status, condition.reason) == shown
 
 
+def test_a_demo_that_was_applied_is_looked_at_again_by_itself():
+    """After a start the operator applies what may stand already, and no watch tells of that."""
+    seen = look(**ALL_DONE)
+    served = replace(STALE, revision=seen.plan.of(Stage.DEMO).digest)
+    assert decide(replace(seen, served=served), NOW).look_again_after is not None
+
+
 def test_rates_that_cant_be_read_keep_the_gate_shut():
     seen = look("  evaluation: {minimumValidCalls: '0.5'}\n", **ALL_DONE)
     rubbish = tuple(
