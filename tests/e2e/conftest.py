@@ -107,7 +107,7 @@ def changed(job: Path, into: Path, **spec: object) -> Path:
         for key in outer:
             at = at.setdefault(key, {})
         at.pop(last, None) if value is None else at.update({last: value})
-    into.write_text(yaml.safe_dump(document))
+    into.write_text(json.dumps(document) + "\n")  # JSON is YAML, and keeps "2e-3" a string
     return into
 
 
@@ -133,7 +133,7 @@ def small_job(tmp_path_factory, pytestconfig):
     )
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}}
     config_map["data"] = {"list": json.dumps(PROMPTS)}
-    job.write_text(job.read_text() + "---\n" + yaml.safe_dump(config_map))
+    job.write_text(job.read_text() + "---\n" + json.dumps(config_map) + "\n")
     return job
 
 
