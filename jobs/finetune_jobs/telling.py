@@ -79,9 +79,9 @@ class Teller:
             data = self.news()
             if data is not None:
                 self.patch(data)
-        except (OSError, URLError, ValueError) as error:
+        except (OSError, URLError, ValueError, KeyError) as error:
             if not self._complained:
-                log.warning("the progress can't be told to the cluster: %s", error)
+                log.warning("the progress can't be told to the cluster: %r", error)
             self._complained = True
 
     def news(self) -> dict[str, str] | None:
