@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune_operator.api import KIND
-from finetune_operator.cluster.kinds import FINE_TUNE_JOBS, JOBS, PODS, Kind
+from finetune_operator.cluster.kinds import FINE_TUNE_JOBS, JOBS, PODS, SERVICES, Kind
 from finetune_operator.cluster.queue import Key
 from finetune_operator.cluster.seen import Child, Record, child_of, job_of, owner_uid, parent_key, pod_of, record_of
 from finetune_operator.lifecycle.observed import Pod, StageJob
@@ -49,13 +49,24 @@ class Cache:
         key = parent_key(body)
         if key is None:
             return set()
+        return {key} if self._put_child(kind, key, body) else set()
+
+    def _put_child(self, kind: Kind, key: Key, body: Body) -> bool:
+        """Whether anything that matters has changed: most events of a Job are its controller's bookkeeping."""
+        name = body["metadata"]["name"]
         if kind is PODS:
-            self.pods[owner_uid(body, "Job")][meta["name"]] = pod_of(body)
+            pods, pod = self.pods[owner_uid(body, "Job")], pod_of(body)
+            changed = pods.get(name) != pod
+            pods[name] = pod
         elif kind is JOBS:
-            self.jobs[key][meta["name"]] = (owner_uid(body, KIND), job_of(body))
+            job = (owner_uid(body, KIND), job_of(body))
+            changed = self.jobs[key].get(name) != job
+            self.jobs[key][name] = job
         else:
-            self.children[key][kind.kind, meta["name"]] = child_of(body)
-        return {key}
+            child, before = child_of(body), self.children[key].get((kind.kind, name))
+            changed = before is None or kind is SERVICES or replace(before, version=child.version) != child
+            self.children[key][kind.kind, name] = child
+        return changed
 
     def _put_record(self, key: Key, record: Record) -> set[Key]:
         before = self.records.get(key)

@@ -196,7 +196,10 @@ def peer(cache: Cache, mate: Key, stage: Stage, digest: str) -> Peer | None:
     if standing is None or standing[0] != digest or standing[1] not in {state.value for state in DONE}:
         jobs = (j for j in cache.jobs_of(mate, record.uid) if j.stage == stage and j.digest == digest)
         # One that its user has suspended may stay so for ever; one that Kueue holds back is next in its queue.
-        works = any(not (j.over or j.deleting or (j.suspended and not j.queued)) for j in jobs)
+        # One that has ended well counts until its owner has recorded it; of an earlier spec's nobody will.
+        current = standing is not None and standing[0] == digest
+        held = (j.gave_up or j.deleting or (j.suspended and not j.queued) or (j.over and not current) for j in jobs)
+        works = not all(held)
         return Peer(mate[1], runs=True) if works else None
     status = read_status(json.loads(record.text).get("status") or {})
     result = next((s.result for s in status.stages if s.name is stage and s.state is not StageState.FAILED), None)

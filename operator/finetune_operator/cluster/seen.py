@@ -118,7 +118,6 @@ def job_of(body: Body) -> StageJob:
         created_at=time_of(meta["creationTimestamp"]) or datetime.now(UTC),
         suspended=bool(spec.get("suspend")),
         queued=QUEUE_LABEL in labels,
-        active=status.get("active") or 0,
         failed=status.get("failed") or 0,
         complete="Complete" in conditions or "SuccessCriteriaMet" in conditions,
         gave_up=str(failed.get("reason", "")),

@@ -48,7 +48,6 @@ class StageJob:
     suspended: bool = False
     queued: bool = False
     """It carries Kueue's label."""
-    active: int = 0
     failed: int = 0
     complete: bool = False
     gave_up: str = ""

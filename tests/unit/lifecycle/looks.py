@@ -34,7 +34,7 @@ def stage_job(stage: Stage, digest: str, **values: Any) -> StageJob:
 
 JOBS: dict[str, dict[str, Any]] = {
     "new": {},
-    "running": {"active": 1, "pods": (Pod("p", "Running"),)},
+    "running": {"pods": (Pod("p", "Running"),)},
     "suspended": {"suspended": True},
     "queued": {"suspended": True, "queued": True},
     "deleting": {"deleting": True},
