@@ -119,16 +119,17 @@ PROMPTS = [
 
 @pytest.fixture(scope="session")
 def small_job(tmp_path_factory, pytestconfig):
-    """The example with six rows of data and two prompts."""
+    """The example with eight rows of data under a claim of their own, and two prompts."""
     folder = tmp_path_factory.mktemp("small")
-    (folder / "react-data").mkdir()
-    rows = min((pytestconfig.rootpath / "examples" / "react-data").glob("*.jsonl")).read_text().splitlines()[:6]
-    (folder / "react-data" / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "small-data").mkdir()
+    rows = (pytestconfig.rootpath / "examples" / "react-data" / "two_tools.jsonl").read_text().splitlines()[:8]
+    (folder / "small-data" / "rows.jsonl").write_text("\n".join(rows) + "\n")
     prompts = {"configMapKeyRef": {"name": "prompts", "key": "list"}}
     job = changed(
         EXAMPLE,
         folder / "job.yaml",
         evaluation={"promptsFrom": prompts, "turns": 0, "maxNewTokens": 16},
+        dataset__volume={"claimName": "small-data"},
         training__checkpoint={"everySteps": 3, "keep": 2},
     )
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}}
