@@ -22,6 +22,8 @@ FLAGS = (
 WINDOW = {"width": 1360, "height": 900}
 PATIENCE = 240_000
 """Milliseconds for whatever a model on a busy CPU takes; nothing waits longer than it has to."""
+SCROLLED = '[data-testid="stMain"], [data-testid="stAppScrollToBottomContainer"]'
+"""What scrolls: the second is in the first's place on a page with a chat's input."""
 ENDED = re.compile("done|stopped|failed")
 
 
@@ -87,7 +89,7 @@ def open_training(page: Page) -> None:
 
 def screenshot(page: Page, path: Path) -> None:
     """The page as wide as the window and as long as it is: what scrolls is inside Streamlit's own frame."""
-    height = page.get_by_test_id("stMain").evaluate("element => element.scrollHeight")
+    height = page.locator(SCROLLED).evaluate("element => element.scrollHeight")
     page.set_viewport_size({**WINDOW, "height": max(int(height), WINDOW["height"])})
     page.screenshot(path=path)
     page.set_viewport_size(WINDOW)
