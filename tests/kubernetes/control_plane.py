@@ -107,8 +107,10 @@ class ControlPlane:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in reversed(list(self.processes)):
-            self.stop(name)
+        for name in reversed(PROGRAMS):
+            if name in self.processes:
+                # An API server that is asked to stop waits for its open watches, and nothing here is kept.
+                self.stop(name, signal.SIGKILL)
 
     @property
     def url(self) -> str:

@@ -58,6 +58,10 @@ def killed(plane):
     plane.stop("kube-apiserver", signal.SIGKILL)
     threading.Event().wait(AWAY)
     plane.start("kube-apiserver")
+    plane.wait_until_ready()
+    # Its informers would wait up to a minute before they ask again. In a cluster it loses its lease and is started anew.
+    plane.stop("kube-controller-manager", signal.SIGKILL)
+    plane.start("kube-controller-manager")
 
 
 def etcd_restarted(plane):
