@@ -59,7 +59,7 @@ def killed(plane):
     threading.Event().wait(AWAY)
     plane.start("kube-apiserver")
     plane.wait_until_ready()
-    # Its informers would wait up to a minute before they ask again. In a cluster it loses its lease and is started anew.
+    # Its informers would wait up to a minute before they ask again; in a cluster it loses its lease and is restarted.
     plane.stop("kube-controller-manager", signal.SIGKILL)
     plane.start("kube-controller-manager")
 
