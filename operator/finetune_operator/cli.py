@@ -20,7 +20,7 @@ from finetune_operator.local.disk import disk_failure
 from finetune_operator.local.displays import display_for
 from finetune_operator.local.events import CannotRun, Display
 from finetune_operator.local.interruption import Interruption
-from finetune_operator.local.preflight import check_one_machine, check_port, volumes_for
+from finetune_operator.local.preflight import check_one_machine, check_port, unseen_changes, volumes_for
 from finetune_operator.local.process import STAGE_COMMAND, Surroundings
 from finetune_operator.local.runner import Runner
 from finetune_operator.local.tables import plan_lines, status_lines
@@ -190,6 +190,8 @@ def prepare(runner: Runner, volumes: Mapping[str, Path], beside: Path, settings:
         check_one_machine(runner)
         check_port(runner)
         folders = volumes_for(runner, volumes, beside)
+        for sentence in unseen_changes(runner, volumes, beside):
+            runner.display.say(sentence)
     except CannotRun as error:
         raise Refused(str(error)) from None
     runner.surroundings = replace(Surroundings(), command=settings.stage_command, volumes=folders)

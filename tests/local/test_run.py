@@ -1,5 +1,7 @@
 """`finetune run` around fake stages: what is made, what is taken, what starts again."""
 
+import os
+
 import pytest
 
 STAGES = ["model", "dataset", "train", "export", "merge", "evaluate"]
@@ -164,3 +166,19 @@ def test_the_spec_sets_a_stages_environment(bench):
     bench.done_before("dataset")
     bench.run_to_the_end("--until", "dataset")
     assert bench.said("dataset.environment") == ["mine"]
+
+
+def test_files_of_a_volume_that_changed_behind_a_result_are_told(bench):
+    bench.done_before("demo")
+    (bench.folder / "data" / "chats.jsonl").write_text("{}\n")
+    run = bench.run_to_the_end()
+    assert run.states() == taken(*STAGES)
+    assert run.errors[0].startswith(f"dataset: {bench.folder}/data/chats.jsonl was written after the result")
+    assert len(run.errors) == 1
+
+
+def test_older_files_of_a_volume_are_not_mentioned(bench):
+    bench.done_before("demo")
+    (bench.folder / "data" / "chats.jsonl").write_text("{}\n")
+    os.utime(bench.folder / "data" / "chats.jsonl", (0, 0))
+    assert bench.run_to_the_end().errors == []

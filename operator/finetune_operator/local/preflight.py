@@ -1,12 +1,12 @@
 """What can be refused before the first stage starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from finetune_jobs.contract import Stage, TrainRequest
 from finetune_operator.local.events import refuse
 from finetune_operator.local.runner import Runner
-from finetune_operator.local.volumes import check_given, claims, known_volumes
+from finetune_operator.local.volumes import check_given, claims, known_volumes, volume_sources, written_after
 
 
 def check_one_machine(runner: Runner) -> None:
@@ -32,3 +32,18 @@ def volumes_for(runner: Runner, given: Mapping[str, Path], beside: Path) -> dict
     """Folders of the claims that the missing stages read, and those given; CannotRun when one is nowhere."""
     check_given(given, claims(planned.request for planned in runner.plan.stages))
     return known_volumes(given, beside, claims(planned.request for planned in runner.missing()))
+
+
+def unseen_changes(runner: Runner, given: Mapping[str, Path], beside: Path) -> Iterator[str]:
+    """A sentence for each result that is taken although files of its volume are newer: a digest covers only names."""
+    for planned in runner.wanted:
+        record = runner.folder(planned).record()
+        sources = [source for source in volume_sources(planned.request) if source.sha256 is None]
+        if record is None or not sources:
+            continue
+        folders = {claim: given.get(claim, beside / claim) for claim in claims([planned.request])}
+        for newer in filter(None, (written_after(source, folders, record.started_at) for source in sources)):
+            yield (
+                f"{planned.stage}: {newer} was written after the result that is taken was made. "
+                f"To make it anew, remove {runner.folder(planned).path}; a sha256 in the source would have told."
+            )

@@ -1,6 +1,7 @@
 """Where a job's PersistentVolumeClaims lie on this machine."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_jobs.contract import Request, Source
@@ -9,8 +10,23 @@ from finetune_operator.local.events import refuse
 
 def claims(requests: Iterable[Request]) -> set[str]:
     """Claims that these requests read."""
-    fields = (getattr(request, name) for request in requests for name in type(request).model_fields)
-    return {field.volume.claim_name for field in fields if isinstance(field, Source) and field.volume is not None}
+    return {source.volume.claim_name for request in requests for source in volume_sources(request) if source.volume}
+
+
+def volume_sources(request: Request) -> Iterator[Source]:
+    fields = (getattr(request, name) for name in type(request).model_fields)
+    return (field for field in fields if isinstance(field, Source) and field.volume is not None)
+
+
+def written_after(source: Source, folders: Mapping[str, Path], when: datetime) -> Path | None:
+    """A file of the volume that was written after `when`; None when there is none or the claim lies nowhere here."""
+    volume = source.volume
+    root = folders.get(volume.claim_name) if volume is not None else None
+    if volume is None or root is None:
+        return None
+    path = root / volume.path
+    files = (file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    return next((file for file in files if datetime.fromtimestamp(file.stat().st_mtime, UTC) > when), None)
 
 
 def parse_volume(text: str) -> tuple[str, Path]:
