@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+from tests.stages.train.conftest import WORDS
 
 from finetune_jobs.contract import CHECKPOINTS_FOLDER, MODEL_FOLDER, PACKED_FOLDER, ExitCode, Stage
 from finetune_jobs.errors import UserMistake
@@ -113,6 +114,30 @@ def test_a_loss_that_is_no_number_ends_at_its_step_without_a_checkpoint(training
     assert outcome["failure"]["reason"] == "LossIsNaN"
     assert "at step" in outcome["failure"]["message"]
     assert training.checkpoints() == []
+
+
+def know_the_data(weights):
+    """Make the model one that is right already: layers that add nothing, and a head that names the word plus three."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    for name, tensor in tensors.items():
+        if "o_proj" in name or "down_proj" in name:
+            tensor.zero_()
+    tensors["model.embed_tokens.weight"] = torch.eye(WORDS)
+    tensors["lm_head.weight"] = torch.eye(WORDS).roll(3, 0)
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def test_a_loss_that_rises_for_good_ends_early_with_a_cure(make_training):
+    training = make_training("diverging", rows=20)
+    know_the_data(training.input(Stage.MODEL) / MODEL_FOLDER / "model.safetensors")
+    training.settings = {"learning_rate": "0.9", "warmup_ratio": "0", "checkpoint_every": 100}
+    failure = training.run()["failure"]
+    assert failure["reason"] == "LossDiverged"
+    assert int(failure["message"].partition("by step ")[2].partition(":")[0]) < 20
+    assert "smaller training.learningRate" in failure["cure"]
 
 
 def test_a_disk_that_fills_up_ends_with_a_cure_and_keeps_the_checkpoint_before(training):
