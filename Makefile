@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-unit test-api test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
+.PHONY: cluster cluster-down test-cluster help setup setup-dev quickstart test test-unit test-api test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
 	bench-quickstart bench-data bench-merge bench-operator bench-gpu clean
 
 help: ## say what each target does
@@ -56,8 +56,19 @@ test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
 	$(BIN)/pytest tests/local
+test-cluster: .venv/cluster ## the test cluster itself: pods, names, volumes, Ingress, and that nothing of it stays
+	$(BIN)/pytest tests/cluster
 test-e2e: setup-dev ## the quickstart's job from end to end, in a browser too
 	$(BIN)/pytest tests/e2e
+
+.venv/cluster: .venv/dev tests/kubernetes/debian-packages.txt
+	@tests/install-debian-packages tests/kubernetes/debian-packages.txt
+	@touch $@
+
+cluster: .venv/cluster ## a real single-node Kubernetes on this machine, as root; says its kubeconfig
+	@$(BIN)/python -m tests.kubernetes.cluster up
+cluster-down: .venv/cluster ## end it; nothing of it stays
+	@$(BIN)/python -m tests.kubernetes.cluster down
 
 lint: setup-dev ## ruff, mypy, import-linter, generated files
 	$(BIN)/ruff check .

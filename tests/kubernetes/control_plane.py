@@ -2,8 +2,7 @@
 
     python -m tests.kubernetes.control_plane FOLDER     # until Ctrl-C; prints the kubeconfig's path
 
-The programs come from KUBEBUILDER_ASSETS, or are built once from the pins in go.mod and kept in
-$FINETUNE_TEST_CACHE (about seven minutes on two cores when new).
+``programs`` builds what is missing, once (about seven minutes on two cores); ``node`` makes a whole cluster of it.
 """
 
 import os
@@ -22,38 +21,13 @@ from urllib.error import URLError
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import yaml
-from tests.programs import build, cache
+from tests.kubernetes.programs import program
 
 HERE = Path(__file__).parent
-VERSION = "1.34.4"
-PROGRAMS = {
-    "etcd": "go.etcd.io/etcd/server/v3",
-    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
-    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
-    "kubectl": "k8s.io/kubernetes/cmd/kubectl",
-}
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
 CONTEXT = "finetune-operator-tests"
 """The only kube context that these tests talk to."""
 PATIENCE = 120
-
-
-def assets() -> Path:
-    """Folder of the programs, built when they are missing."""
-    given = os.environ.get("KUBEBUILDER_ASSETS")
-    if given:
-        return Path(given)
-    folder = cache() / f"kubernetes-{VERSION}"
-    for name in PROGRAMS:
-        if not (folder / name).exists():
-            build_program(name, folder)
-    return folder
-
-
-def build_program(name: str, folder: Path) -> None:
-    major, minor, _ = VERSION.split(".")
-    stamp = "k8s.io/component-base/version"
-    flags = f"-X {stamp}.gitVersion=v{VERSION} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
-    build(PROGRAMS[name], HERE, folder / name, flags)
 
 
 def free_port() -> int:
@@ -68,6 +42,7 @@ class ControlPlane:
 
     folder: Path
     controllers: bool = True
+    address: str = "127.0.0.1"
     etcd_port: int = field(default_factory=free_port)
     peer_port: int = field(default_factory=free_port)
     port: int = field(default_factory=free_port)
@@ -93,7 +68,7 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     @property
     def kubeconfig(self) -> Path:
@@ -156,10 +131,13 @@ class ControlPlane:
             ],
         }[name]  # fmt: skip
 
+    def command(self, name: str) -> list[str]:
+        return [str(program(name)), *self.arguments(name)]
+
     def start(self, name: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [str(assets() / name), *self.arguments(name)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self.command(name), stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
@@ -197,7 +175,7 @@ class ControlPlane:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
         """kubectl against this control plane and no other; the caller looks at the code."""
         return subprocess.run(
-            [str(assets() / "kubectl"), f"--kubeconfig={self.kubeconfig}", f"--context={CONTEXT}", *arguments],
+            [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", f"--context={CONTEXT}", *arguments],
             input=stdin,
             capture_output=True,
             text=True,

@@ -1,0 +1,131 @@
+"""The test cluster does what the tests that stand on it take for granted."""
+
+import json
+import os
+import signal
+import subprocess
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kubernetes.node import ADDRESS, wait_for
+
+SPACE = "restricted"
+IMAGE = "localhost/busybox:1"
+PAGE = "served from a volume"
+
+
+def pod(script: str, **more: Any) -> dict[str, Any]:
+    """A pod of the `restricted` standard that keeps its data on the claim."""
+    own = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "main",
+        "image": IMAGE,
+        "command": ["sh", "-ec", script],
+        "securityContext": own,
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    return {
+        "automountServiceAccountToken": False,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container | more],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    }
+
+
+def named(kind: str, name: str, spec: Any, version: str = "v1") -> dict[str, Any]:
+    meta = {"name": name, "namespace": SPACE, "labels": {"app": name}}
+    return {"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec}
+
+
+@pytest.fixture(scope="module")
+def web(cluster):
+    """A page on a claim, behind a Service and an Ingress."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    backend = {"service": {"name": "web", "port": {"number": 80}}}
+    rule = {"host": "web.test", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
+    probe = {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1}
+    serve = f"echo {PAGE} > /data/index.html; exec httpd -f -p 8080 -h /data"
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE, "labels": labels}},
+        named("PersistentVolumeClaim", "data", claim),
+        named("Pod", "web", pod(serve, readinessProbe=probe)),
+        named("Service", "web", {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}),
+        named("Ingress", "web", {"rules": [rule]}, "networking.k8s.io/v1"),
+    )
+    cluster.wait("condition=Ready", "pod/web", SPACE)
+
+
+def get(address: str, host: str = "") -> tuple[int, str]:
+    """Status and body; a machine's proxy settings don't count."""
+    connection = HTTPConnection(address, timeout=10)
+    try:
+        connection.request("GET", "/", headers={"Host": host} if host else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_the_node_is_ready_and_of_the_version_that_is_tested(cluster):
+    node = json.loads(cluster.kubectl("get", "node", "-o", "json"))["items"][0]
+    assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.34.4"
+    assert next(c["status"] for c in node["status"]["conditions"] if c["type"] == "Ready") == "True"
+
+
+@pytest.mark.usefixtures("web")
+def test_a_service_answers_this_machine_and_keeps_its_page_on_a_volume(cluster):
+    address = cluster.kubectl("get", "service", "web", "-n", SPACE, "-o", "jsonpath={.spec.clusterIP}")
+    assert get(address) == (200, f"{PAGE}\n")
+    claim = json.loads(cluster.kubectl("get", "pvc", "data", "-n", SPACE, "-o", "json"))
+    assert claim["status"]["phase"] == "Bound"
+
+
+@pytest.mark.usefixtures("web")
+def test_the_ingress_controller_serves_a_host_and_refuses_others():
+    wait_for(lambda: get(ADDRESS, "web.test") == (200, f"{PAGE}\n"), "the Ingress serves the page")
+    assert get(ADDRESS, "other.test")[0] == 404
+
+
+@pytest.mark.usefixtures("web")
+def test_a_job_finds_a_service_by_its_name_and_ends(cluster):
+    script = 'test "$(wget -qO- http://web.restricted.svc.cluster.local)" = "served from a volume"'
+    cluster.apply(named("Job", "asks", {"backoffLimit": 0, "template": {"spec": pod(script)}}, "batch/v1"))
+    cluster.wait("condition=Complete", "job/asks", SPACE)
+
+
+@pytest.mark.usefixtures("web")
+def test_a_pod_that_asks_for_more_than_restricted_allows_is_refused(cluster):
+    loose = pod("true") | {"securityContext": {}}
+    answer = cluster.kubectl("apply", "-f", "-", stdin=json.dumps(named("Pod", "loose", loose)), ok=False)
+    assert 'violates PodSecurity "restricted:latest"' in answer
+
+
+def container(cluster) -> str:
+    """Id of the web pod's container; another one if it was started again."""
+    path = "jsonpath={.status.containerStatuses[0].containerID}"
+    return cluster.kubectl("get", "pod", "web", "-n", SPACE, "-o", path)
+
+
+def kubelets(folder: Path) -> set[int]:
+    """Process ids of the cluster's kubelet."""
+    found = subprocess.run(["pgrep", "-x", "kubelet"], capture_output=True, text=True, check=False)
+    pids = {int(pid) for pid in found.stdout.split()}
+    return {pid for pid in pids if f"{folder}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+@pytest.mark.usefixtures("web")
+def test_kubelet_is_started_again_and_its_pods_go_on(cluster):
+    before = container(cluster)
+    (old,) = kubelets(cluster.folder)
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: bool(kubelets(cluster.folder) - {old}), "kubelet is started again")
+    cluster.apply(
+        named("Job", "later", {"backoffLimit": 0, "template": {"spec": pod("cat /data/index.html")}}, "batch/v1")
+    )
+    cluster.wait("condition=Complete", "job/later", SPACE)
+    assert container(cluster) == before
