@@ -1,0 +1,126 @@
+"""Build the images with the engine that this machine has: docker, podman or buildah.
+
+    python images/build.py operator trainer demo      # or: make images
+    python images/build.py operator --load            # and bring it into the test cluster
+
+BASE_IMAGE is the Debian that they stand on, docker.io/library/debian:bookworm-slim when it is not set;
+BASE_IMAGE=mmdebstrap makes one from Debian packages, where no image registry can be reached.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("operator", "demo", "trainer")
+"""In this order: the trainer stands on the demo."""
+ENGINES = ("docker", "podman", "buildah")
+OWN_BASE = "localhost/debian:bookworm"
+RELEASE = "bookworm"
+LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
+"""Nobody reads them in a container."""
+
+
+def tag(name: str) -> str:
+    return f"localhost/finetune-{name}:latest"
+
+
+def engine() -> str:
+    """The first that is installed and whose engine answers."""
+    for name in ENGINES:
+        if shutil.which(name) and subprocess.run([name, "info"], check=False, capture_output=True).returncode == 0:
+            return name
+    sys.exit(f"no container engine answers here; install one of {', '.join(ENGINES)}")
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def has(program: str, image: str) -> bool:
+    command = [program, "inspect", "--type", "image", image]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def base(program: str) -> str:
+    """Name of the base image, made when it is to be made here."""
+    said = os.environ.get("BASE_IMAGE", "docker.io/library/debian:bookworm-slim")
+    if said != "mmdebstrap":
+        return said
+    if not has(program, OWN_BASE):
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "base.tar"
+            run("mmdebstrap", "--quiet", "--variant=minbase", *[f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT],
+                "--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*", RELEASE, archive)  # fmt: skip
+            import_base(program, archive)
+    return OWN_BASE
+
+
+def import_base(program: str, archive: Path) -> None:
+    if program != "buildah":
+        run(program, "import", archive, OWN_BASE)
+        return
+    container = output("buildah", "from", "scratch")
+    run("buildah", "add", "--quiet", container, archive, "/")
+    run("buildah", "commit", "--quiet", "--rm", container, OWN_BASE)
+
+
+def certificates() -> list[str]:
+    """What hands the network's own certificate authority to a build, where there is one."""
+    file = os.environ.get("SSL_CERT_FILE")
+    return ["--secret", f"id=certificates,src={file}"] if file else []
+
+
+def build(program: str, name: str, on: str) -> None:
+    arguments = {"BASE_IMAGE": on, "REVISION": output("git", "rev-parse", "HEAD")}
+    if name == "trainer":
+        arguments = {"DEMO_IMAGE": tag("demo"), "REVISION": arguments["REVISION"]}
+    # Steps run as this build's own processes: it works inside containers and without cgroups.
+    own = ["--isolation", "chroot", "--layers"] if program == "buildah" else []
+    options = [*own, "--network", "host", *certificates(), *[f"--build-arg={k}={v}" for k, v in arguments.items()]]
+    run(program, "build", *options, "--file", f"images/{name}/Dockerfile", "--tag", tag(name), ".")
+
+
+def save(program: str, name: str, archive: Path) -> None:
+    """The image as one file."""
+    if program == "docker":
+        run("docker", "save", "--output", archive, tag(name))
+    elif program == "podman":
+        run("podman", "save", "--quiet", "--format", "oci-archive", "--output", archive, tag(name))
+    else:
+        run("buildah", "push", "--quiet", "--compression-format", "zstd", "--compression-level", "1", tag(name),
+            f"oci-archive:{archive}:{tag(name)}")  # fmt: skip
+
+
+def load(program: str, name: str, cluster: Path) -> None:
+    """Into the containerd of the cluster that `make cluster` made."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "image.tar"
+        save(program, name, archive)
+        run("ctr", "--address", cluster / "containerd.sock", "--namespace", "k8s.io", "images", "import", archive)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--cluster", type=Path, help="folder of a test cluster to load them into")
+    given = parser.parse_args(arguments)
+    program = engine()
+    on = base(program)
+    for name in given.names:
+        build(program, name, on)
+        if given.cluster:
+            load(program, name, given.cluster)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
