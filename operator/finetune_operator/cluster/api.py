@@ -48,6 +48,9 @@ async def connect(settings: Settings) -> "Api":
     else:
         await load_kube_config(client_configuration=configuration)
     configuration.connection_pool_maxsize = 2 * settings.workers
+    # Else aiohttp reads a .netrc and the proxies anew for every call, in a thread; the API server's proxy is
+    # the configuration's own.
+    configuration.client_session_kwargs = {"trust_env": False}
     return Api(ApiClient(configuration), settings)
 
 

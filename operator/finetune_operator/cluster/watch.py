@@ -1,15 +1,18 @@
 """The watches: every event goes into the cache and puts the parent's key on the queue. Nothing else happens here.
 
-kopf calls an index function for every object of its first lists before it calls any event handler: so the first look
-at a job sees everything.
+kopf logs in, lists, watches, reconnects and notices silence. Its handlers are left out on purpose: what they do for
+each event (copies of the object for finding differences, loggers, patches) costs five times what is needed here, and
+a job's children bring some seventy events. Hence the names of kopf's inside.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import kopf
-from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
+from kopf._cogs.clients import errors, watching
+from kopf._cogs.structs.references import NamespaceName, Resource
 
 from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.health import Health
@@ -20,54 +23,91 @@ from finetune_operator.cluster.watermarks import forget
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[..., Awaitable[None]]
+UNKNOWN_KIND = 60.0
+"""Seconds until a kind that the cluster does not know is asked for again."""
+AGAIN = 5.0
+"""Seconds until a watch that ended in an error is begun anew."""
+
+Stream = tuple[str, str | None]
+"""Plural of a kind, and namespace."""
 
 
-class NoMemories(ResourceMemories):
-    """kopf's own notes on each object, which event handlers have no use for: 2 kB times all objects."""
+@dataclass
+class Watches:
+    """All streams of one reign. No job is looked at before each of them has told what there is."""
 
-    async def recall(self, raw_body: Any, **how: Any) -> ResourceMemory:
-        return await super().recall(raw_body, **{**how, "ephemeral": True})
+    cache: Cache
+    queue: KeyQueue
+    health: Health
+    kopf_settings: kopf.OperatorSettings
+    unlisted: set[Stream] = field(default_factory=set)
+    early: set[Key] = field(default_factory=set)
+    """Keys that wait for the last first list."""
 
+    async def follow_all(self, namespaces: tuple[str, ...]) -> None:
+        """Until cancelled."""
+        streams = [(kind, namespace) for kind in KINDS if kind.watched for namespace in namespaces or (None,)]
+        self.unlisted = {(kind.plural, namespace) for kind, namespace in streams}
+        async with asyncio.TaskGroup() as tasks:
+            for kind, namespace in streams:
+                tasks.create_task(self.follow(kind, namespace), name=f"watch {kind.plural} {namespace or ''}")
 
-def watches(cache: Cache, queue: KeyQueue, health: Health) -> kopf.OperatorRegistry:
-    """Handlers for every watched kind."""
-    registry = kopf.OperatorRegistry()
-    kopf.on.login(registry=registry)(log_in)
-    for kind in KINDS:
-        if kind.watched:
-            names = {"group": kind.group, "version": kind.version, "plural": kind.plural}
-            listed, changed = handlers(kind, cache, queue, health)
-            kopf.index(id=f"list-{kind.plural}", registry=registry, **names)(listed)  # type: ignore[arg-type]
-            kopf.on.event(id=f"watch-{kind.plural}", registry=registry, **names)(changed)  # type: ignore[arg-type]
-    return registry
+    async def follow(self, kind: Kind, namespace: str | None) -> None:
+        where = NamespaceName(namespace) if namespace else None
+        resource = Resource(kind.group, kind.version, kind.plural, kind=kind.kind, namespaced=True)
+        while True:
+            pause = AGAIN
+            try:
+                async for event in watching.infinite_watch(
+                    settings=self.kopf_settings, resource=resource, namespace=where
+                ):
+                    if event is watching.Bookmark.LISTED:
+                        self.listed(kind, namespace)
+                    else:
+                        self.take(kind, event)
+            except errors.APINotFoundError:
+                if kind.optional:
+                    pause = UNKNOWN_KIND
+                    self.listed(kind, namespace)
+                else:
+                    log.warning("the cluster knows no %s: install the CRD of the same release", kind.plural)
+            except Exception:  # one kind's trouble must not stop the others
+                log.exception("the watch of %s ended", kind.plural)
+            await asyncio.sleep(pause)
 
+    def listed(self, kind: Kind, namespace: str | None) -> None:
+        """The stream has told all that there is; when it is the last, work begins."""
+        if (kind.plural, namespace) not in self.unlisted:
+            self.health.relisted = True  # what was deleted meanwhile is not told
+            return
+        self.unlisted.remove((kind.plural, namespace))
+        if not self.unlisted:
+            self.want(self.early)
+            self.early = set()
 
-def handlers(kind: Kind, cache: Cache, queue: KeyQueue, health: Health) -> tuple[Handler, Handler]:
-    unannounced: dict[str, set[Key]] = {}
-
-    async def listed(body: kopf.Body, **_: Any) -> None:
-        """Called before `changed` with the same object."""
-        unannounced[body["metadata"]["uid"]] = cache.put(kind, dict(body))
-
-    async def changed(event: Mapping[str, Any], **_: Any) -> None:
-        health.alive()
+    def take(self, kind: Kind, event: Any) -> None:
+        """Take an event in; type None is an object of a list."""
+        self.health.alive()
         body = event["object"]
-        wanted = unannounced.pop(body["metadata"]["uid"], set())
-        if event["type"] == "DELETED":
-            wanted |= cache.drop(kind, body)
-            if kind is FINE_TUNE_JOBS:
-                forget(body["metadata"]["namespace"], body["metadata"]["name"])
-        else:
-            wanted |= cache.put(kind, body)
-            if event["type"] is None and kind is FINE_TUNE_JOBS:  # a list: everything wants a first look
-                wanted.add((body["metadata"]["namespace"], body["metadata"]["name"]))
-            if event["type"] is None:
-                health.relisted = True
-        for key in wanted:
-            queue.add(key)
+        match event["type"]:
+            case "BOOKMARK":
+                return
+            case "DELETED":
+                wanted = self.cache.drop(kind, body)
+                if kind is FINE_TUNE_JOBS:
+                    forget(body["metadata"]["namespace"], body["metadata"]["name"])
+            case told:
+                wanted = self.cache.put(kind, body)
+                if told is None and kind is FINE_TUNE_JOBS:
+                    wanted.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+        self.want(wanted)
 
-    return listed, changed
+    def want(self, keys: set[Key]) -> None:
+        if self.unlisted:
+            self.early |= keys
+            return
+        for key in keys:
+            self.queue.add(key)
 
 
 async def log_in(**how: Any) -> kopf.ConnectionInfo | None:
@@ -86,7 +126,6 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     made.watching.connect_timeout = settings.connect_timeout
     made.watching.inactivity_timeout = settings.watch_silence
     made.watching.chunk_size = 250
-    made.queueing.idle_timeout = 0.5  # seconds; each idle worker holds its object
     for kind in KINDS:
         if kind.watched and kind.selector:
             made.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
@@ -95,11 +134,14 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
 
 async def watch(settings: Settings, cache: Cache, queue: KeyQueue, health: Health) -> None:
     """Until cancelled."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(log_in)
+    how = kopf_settings(settings)
     await kopf.operator(
-        registry=watches(cache, queue, health),
-        settings=kopf_settings(settings),
-        memories=NoMemories(),
+        registry=registry,
+        settings=how,
         standalone=True,
         namespaces=settings.namespaces,
         clusterwide=not settings.namespaces,
+        _command=Watches(cache, queue, health, how).follow_all(settings.namespaces),
     )
