@@ -96,7 +96,7 @@ def under_way(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
         return base.model_copy(
             update={"state": StageState.RUNNING, "reason": reasons.RETRYING, "message": message[:4096]}
         )
-    return base.model_copy(update={"state": StageState.RUNNING, "reason": "", "message": ""})
+    return base.model_copy(update={"state": StageState.RUNNING, "reason": reasons.STARTED, "message": ""})
 
 
 def told(failure: Failure) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -42,7 +43,7 @@ class PlannedStage:
     def needs(self) -> dict[Stage, str]:
         return self.request.needs
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return self.request.digest()
 
@@ -246,8 +247,8 @@ def make_plan(job: FineTuneJob, config_maps: ConfigMaps) -> Plan:
     for stage, row in STAGES.items():
         request = row.request(Inputs(job, config_maps, digests))
         if request is not None:
-            digests[stage] = request.digest()
             planned.append(PlannedStage(request, row.gpu))
+            digests[stage] = planned[-1].digest
     evaluation = job.spec.evaluation
     minimum = evaluation.minimum_valid_calls if evaluation.enabled else None
     return Plan(tuple(planned), float(minimum) if minimum is not None else None)
