@@ -57,6 +57,9 @@ SERVICES = {Stage.DEMO}
 WITHOUT_TORCH = {Stage.DATASET}
 """Stages that use transformers for its tokenizers alone: importing torch beside it costs 5 s and 600 MB."""
 
+OWN_THREADS = {Stage.MERGE}
+"""Stages whose threads each call the BLAS: it takes one thread a call, or they would wait for each other."""
+
 SHAPING_PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "xtuner", "datasets", "tokenizers", "lagent",
 )  # fmt: skip
@@ -195,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stage: Stage = arguments.stage
     if stage in WITHOUT_TORCH and __name__ == "__main__":  # in a process of its own
         os.environ |= {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
+    if stage in OWN_THREADS and __name__ == "__main__":
+        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     digest = ""
     try:
         volumes = {claim: Path(folder) for claim, _, folder in (v.partition("=") for v in arguments.volume)}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finetune_jobs.contract import ADAPTER_FOLDER, MERGED_FOLDER, MODEL_FOLDER, MergeRequest, MergeResult, Stage
 from finetune_jobs.merge.card import write_card
+from finetune_jobs.merge.check import check_merged
 from finetune_jobs.merge.files import (
     CARD_FILE,
     CONFIG_FILE,
@@ -25,6 +26,7 @@ from finetune_jobs.merge.files import (
     write_file,
 )
 from finetune_jobs.merge.plan import INDEX_FILE, Plan, make_index, make_plan
+from finetune_jobs.merge.stream import write_shards
 from finetune_jobs.room import Room
 from finetune_jobs.sources.digests import MEGABYTE, folder_sha256, sha256_of_file
 from finetune_jobs.sources.space import require_space
@@ -50,7 +52,7 @@ def run(request: MergeRequest, room: Room) -> MergeResult:
         for name in copied:
             copy_file(base_folder / name, folder / name)
         write_texts(plan, folder, config, request, room)
-        check_written(plan, folder, base_folder)
+        check_merged(plan, folder, base_folder)
         sha256s |= {name: sha256_of_file(folder / name) for name in names_in(folder) if name not in sha256s}
         sync_folder(folder)
     return MergeResult(
@@ -81,8 +83,6 @@ def draft(out: Path) -> Iterator[Path]:
 
 
 def write_weights(plan: Plan, folder: Path, room: Room) -> dict[str, str]:
-    from finetune_jobs.merge.stream import write_shards  # torch is imported only once the adapter is known to fit
-
     total = max(1, plan.size // MEGABYTE)
     log.info("merging %d of %d weights into %d shards", plan.merged, len(plan.weights), len(plan.shards))
     return write_shards(plan, folder, lambda done: room.progress(done // MEGABYTE, total, unit="MB", message="merging"))
@@ -95,12 +95,6 @@ def write_texts(plan: Plan, folder: Path, config: dict[str, object], request: Me
     if len(plan.shards) > 1:
         write_file(folder / INDEX_FILE, json.dumps(make_index(plan), indent=2) + "\n")
     write_file(folder / CARD_FILE, write_card(plan, request, room))
-
-
-def check_written(plan: Plan, folder: Path, base_folder: Path) -> None:
-    from finetune_jobs.merge.check import check_merged  # torch, as above
-
-    check_merged(plan, folder, base_folder)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jobs.errors import UserMistake
-from finetune_jobs.merge.tensors import FLOATS, StoredTensor, all_finite, all_zero, read_header
+from finetune_jobs.merge.conversion import all_finite, all_zero
+from finetune_jobs.merge.tensors import FLOATS, StoredTensor, read_header
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

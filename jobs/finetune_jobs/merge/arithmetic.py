@@ -1,81 +1,147 @@
-"""Makes one chunk of one merged weight: read, add in fp32, round once.
+"""Makes one piece of one merged weight: read, add in fp32, round once.
 
-Every worker has a slot of buffers that it uses again and again: fresh memory costs more than the arithmetic.
+By NumPy and its BLAS, which works in one thread here (`__main__` says so): the threads of stream.py share the cores.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from finetune_jobs.errors import UserMistake
 from finetune_jobs.merge.adapter import Lora
+from finetune_jobs.merge.conversion import LARGEST, all_finite, fits, narrow, widen
 from finetune_jobs.merge.plan import Weight
-from finetune_jobs.merge.tensors import EXPONENT_BITS, ITEM_BYTES, StoredTensor, all_finite, read_into
+from finetune_jobs.merge.tensors import FLOATS, ITEM_BYTES, StoredTensor, read_into
 
-CHUNK = 1 << 20
-"""Elements; a chunk in fp32 then fits a core's cache."""
-TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+CHUNK = 1 << 21
+"""Elements of a piece: as many rows as a matrix product needs to run at full speed."""
+SLICE = 1 << 16
+"""Elements of each step around the product: they stay in a core's own cache."""
 
 
-class Slot:
-    """Buffers for one chunk of up to `elements` elements."""
+@dataclass(frozen=True)
+class Piece:
+    """Elements `start` to `stop` of a weight: whole rows where a change is added, or a part of one long row."""
 
-    def __init__(self, elements: int, descriptors: Mapping[Path, int]) -> None:
+    weight: Weight
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Bytes, as written."""
+        return (self.stop - self.start) * ITEM_BYTES[self.weight.dtype]
+
+
+def pieces_of(weight: Weight) -> Iterator[Piece]:
+    """The weight in pieces of at most CHUNK elements."""
+    elements = weight.source.elements
+    if elements == 0:
+        return
+    columns = weight.shape[1] if weight.lora is not None else 1
+    line, step = (columns, CHUNK) if columns > CHUNK else (elements, CHUNK // columns * columns)
+    for first in range(0, elements, line):
+        for start in range(first, first + line, step):
+            yield Piece(weight, start, min(start + step, first + line))
+
+
+class Scratch(threading.local):
+    """Each thread's own buffers: fresh memory costs more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.change = np.empty(CHUNK, np.float32)
+        self.sum = np.empty(SLICE, np.float32)
+        self.stored = np.empty(SLICE * ITEM_BYTES["F32"], np.uint8)
+
+
+class Maker:
+    """Makes pieces, in any thread."""
+
+    def __init__(self, descriptors: Mapping[Path, int]) -> None:
         self._descriptors = descriptors
-        self._read = np.empty(elements * max(ITEM_BYTES.values()), np.uint8)
-        self._sum = torch.empty(elements, dtype=torch.float32)
-        self._rounded = np.empty(elements * 4, np.uint8)
+        self._scratch = Scratch()
 
-    def make(self, weight: Weight, start: int, stop: int) -> memoryview:
-        """Bytes of elements `start` to `stop` (whole rows where a change is added); valid until the next call."""
-        item = ITEM_BYTES[weight.source.dtype]
-        source = self._read[: (stop - start) * item]
-        read_into(self._descriptors[weight.source.file], source, weight.source.start + start * item)
-        made = source if weight.copied else self._merge(weight, source, start, stop)
-        if weight.dtype in EXPONENT_BITS and not all_finite(made, weight.dtype):
+    def make(self, piece: Piece, targets: Sequence[memoryview]) -> None:
+        """Fill the targets, one after the other, with the piece's bytes. Raises UserMistake(MergedNotFinite)."""
+        change = None if piece.weight.lora is None else self._product(piece, piece.weight.lora)
+        start = piece.start
+        for target in targets:
+            made = np.frombuffer(target, np.uint8)
+            stop = start + len(made) // ITEM_BYTES[piece.weight.dtype]
+            if piece.weight.copied:
+                self._copy(piece.weight, start, made)
+            else:
+                part = None if change is None else change[start - piece.start : stop - piece.start]
+                self._merge(piece.weight, start, stop, part, made)
+            start = stop
+
+    def _product(self, piece: Piece, lora: Lora) -> np.ndarray:
+        """The change of the piece's elements, fp32 of shape (elements,)."""
+        columns = piece.weight.shape[1]
+        row, column = divmod(piece.start, columns)
+        change = self._scratch.change[: piece.stop - piece.start]
+        width = min(columns, len(change))
+        left, right = factors(lora)
+        rows = change.reshape(-1, width)
+        np.matmul(left[row : row + len(rows)], right[:, column : column + width], out=rows)
+        return change
+
+    def _copy(self, weight: Weight, start: int, made: np.ndarray) -> None:
+        self._read(weight, start, made)
+        if weight.dtype in FLOATS and not all_finite(made, weight.dtype):
             raise not_finite(weight)
-        return memoryview(made)
 
-    def _merge(self, weight: Weight, source: np.ndarray, start: int, stop: int) -> np.ndarray:
-        total = self._sum[: stop - start]
-        total.copy_(torch.from_numpy(source).view(TORCH_TYPES[weight.source.dtype]))
-        if weight.lora is not None:
-            columns = weight.shape[1]
-            left, right = factors(weight.lora)
-            rows = total.view(-1, columns)
-            torch.addmm(rows, left[start // columns : stop // columns], right, alpha=weight.lora.scale, out=rows)
-        made = self._rounded[: (stop - start) * ITEM_BYTES[weight.dtype]]
-        torch.from_numpy(made).view(TORCH_TYPES[weight.dtype]).copy_(total)
-        return made
+    def _merge(self, weight: Weight, start: int, stop: int, change: np.ndarray | None, made: np.ndarray) -> None:
+        """Elements `start` to `stop`, slice by slice, each slice all the way while it is in the cache."""
+        source_item, item = ITEM_BYTES[weight.source.dtype], ITEM_BYTES[weight.dtype]
+        for first in range(start, stop, SLICE):
+            count = min(SLICE, stop - first)
+            stored, total = self._scratch.stored[: count * source_item], self._scratch.sum[:count]
+            self._read(weight, first, stored)
+            widen(stored, weight.source.dtype, total)
+            at = first - start
+            if change is not None:
+                np.add(total, change[at : at + count], out=total)
+            if not fits(total, weight.dtype):
+                raise not_finite(weight)
+            narrow(total, weight.dtype, made[at * item : (at + count) * item])
 
-
-def chunks(weight: Weight) -> list[tuple[int, int]]:
-    """The weight's elements in pieces of about CHUNK; in whole rows where a change is added."""
-    step = CHUNK
-    if weight.lora is not None:
-        columns = weight.shape[1]
-        step = max(1, CHUNK // columns) * columns
-    return [(start, min(start + step, weight.source.elements)) for start in range(0, weight.source.elements, step)]
+    def _read(self, weight: Weight, start: int, buffer: np.ndarray) -> None:
+        source = weight.source
+        read_into(self._descriptors[source.file], buffer, source.start + start * ITEM_BYTES[source.dtype])
 
 
-def largest_chunk(weights: list[Weight]) -> int:
-    return max((stop - start for weight in weights for start, stop in chunks(weight)), default=0)
+FACTORS = threading.Lock()
+
+
+def factors(lora: Lora) -> tuple[np.ndarray, np.ndarray]:
+    """Two fp32 matrices whose product is the change: (rows, rank), the scale in it, and (rank, columns)."""
+    with FACTORS:  # a second thread that needs the same takes the first one's
+        return scaled_factors(lora)
 
 
 @lru_cache(maxsize=4)
-def factors(lora: Lora) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two fp32 matrices whose product has the weight's shape: (rows, rank) and (rank, columns)."""
+def scaled_factors(lora: Lora) -> tuple[np.ndarray, np.ndarray]:
+    left, right = unscaled_factors(lora)
+    return left * np.float32(lora.scale), np.ascontiguousarray(right)
+
+
+def unscaled_factors(lora: Lora) -> tuple[np.ndarray, np.ndarray]:
     a, b = as_float(lora.a), as_float(lora.b)
-    return (a.T.contiguous(), b.T.contiguous()) if lora.transposed else (b, a)
+    return (a.T, b.T) if lora.transposed else (b, a)
 
 
-def as_float(tensor: StoredTensor) -> torch.Tensor:
-    return torch.from_numpy(tensor.bytes()).view(TORCH_TYPES[tensor.dtype]).float().view(tensor.shape)
+def as_float(tensor: StoredTensor) -> np.ndarray:
+    """The whole tensor in fp32."""
+    wide = np.empty(tensor.elements, np.float32)
+    widen(tensor.bytes(), tensor.dtype, wide)
+    return wide.reshape(tensor.shape)
 
 
 @contextmanager
@@ -85,18 +151,29 @@ def opened(weights: Iterable[Weight]) -> Iterator[dict[Path, int]]:
     try:
         for path in {weight.source.file for weight in weights}:
             descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            os.posix_fadvise(descriptors[path], 0, 0, os.POSIX_FADV_SEQUENTIAL)
         yield descriptors
     finally:
         for number in descriptors.values():
             os.close(number)
 
 
+def read_ahead(piece: Piece, descriptors: Mapping[Path, int]) -> None:
+    """Let the kernel fetch what the piece will read; the threads' reads are in no order that it would see."""
+    source = piece.weight.source
+    item = ITEM_BYTES[source.dtype]
+    os.posix_fadvise(
+        descriptors[source.file],
+        source.start + piece.start * item,
+        (piece.stop - piece.start) * item,
+        os.POSIX_FADV_WILLNEED,
+    )
+
+
 def not_finite(weight: Weight) -> UserMistake:
-    largest = torch.finfo(TORCH_TYPES[weight.dtype]).max
     return UserMistake(
         "MergedNotFinite",
-        f"The merged {weight.name} holds NaN, infinity or a value beyond {largest:g}, the largest of {weight.dtype}.",
+        f"The merged {weight.name} holds NaN, infinity or a value beyond {LARGEST[weight.dtype]:g}, the largest of "
+        f"{weight.dtype}.",
         "Write bfloat16 as spec.merge.dtype if it is float16 now; else the base model or the training is broken: "
         "check the base model's files and train with a lower learning rate.",
     )

@@ -9,101 +9,140 @@ import fcntl
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 BLOCK = 8 << 20  # bytes
 BLOCKS = 8
+WRITERS = 2
+"""So that the disk has the next block at hand when it is done with one."""
 ALIGNMENT = 4096  # bytes; a multiple of every disk's sector
 MODE = 0o644
 
+Fill = Callable[[Sequence[memoryview]], Future[None]]
+"""Begins to fill these places, one after the other."""
+
+
+@dataclass
+class Block:
+    """A page-aligned buffer with a part of a file, and who works on it."""
+
+    memory: memoryview
+    start: int = 0
+    """Where in the file it lies."""
+    filled: int = 0
+    """Bytes that are given to somebody to fill."""
+    fills: list[Future[None]] = field(default_factory=list)
+    """Those who fill it."""
+    uses: list[Future[None]] = field(default_factory=list)
+    """Those who then read it: the hash and the write."""
+
 
 class Blocks:
-    """A ring of page-aligned buffers, and the threads that hash and write full ones."""
+    """A ring of blocks, and the threads that hash and write what is in them."""
 
-    def __init__(self, hasher: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
-        self._ring = [memoryview(mmap.mmap(-1, BLOCK)) for _ in range(BLOCKS)]
-        self._busy: list[list[Future[None]]] = [[] for _ in range(BLOCKS)]
-        self._next = 0
-        self._hasher = hasher
-        self._writer = writer
+    def __init__(self, pools: ExitStack, descriptors: ExitStack) -> None:
+        self._ring = deque(Block(memoryview(mmap.mmap(-1, BLOCK))) for _ in range(BLOCKS))
+        self.descriptors = descriptors
+        """Of the files, until no thread works any more."""
+        self.hasher = pools.enter_context(cancelled_at_exit(ThreadPoolExecutor(1, "hash")))  # one: in order
+        self.writer = pools.enter_context(cancelled_at_exit(ThreadPoolExecutor(WRITERS, "write")))
+        self.finisher = pools.enter_context(cancelled_at_exit(ThreadPoolExecutor(1, "finish")))
+        self.done = 0
+        """Bytes hashed and written."""
 
-    def take(self) -> memoryview:
-        """The next buffer, once what was in it is hashed and written. Raises what that raised."""
-        for task in self._busy[self._next]:
-            task.result()
-        self._busy[self._next] = []
-        return self._ring[self._next]
+    def take(self, start: int) -> Block:
+        """The next block, for a file's bytes from `start` on. Waits for what was in it, and raises what that raised."""
+        block = self._ring[0]
+        for use in block.uses:
+            use.result()
+        self._ring.rotate(-1)
+        self.done += block.filled
+        block.start, block.filled, block.fills, block.uses = start, 0, [], []
+        return block
 
-    def give(self, hash_it: Callable[[], None], write_it: Callable[[], None]) -> None:
-        self._busy[self._next] = [self._hasher.submit(hash_it), self._writer.submit(write_it)]
-        self._next = (self._next + 1) % BLOCKS
 
-    def drain(self) -> None:
-        for tasks in self._busy:
-            for task in tasks:
-                task.result()
-            tasks.clear()
-
-    def settle(self) -> None:
-        """Wait until no thread works on a buffer, however that ended."""
-        wait([task for tasks in self._busy for task in tasks])
-        for tasks in self._busy:
-            tasks.clear()
+@contextmanager
+def cancelled_at_exit(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def open_blocks() -> Iterator[Blocks]:
-    with ThreadPoolExecutor(1, "hash") as hasher, ThreadPoolExecutor(1, "write") as writer:
-        try:
-            yield Blocks(hasher, writer)
-        finally:
-            hasher.shutdown(cancel_futures=True)
-            writer.shutdown(cancel_futures=True)
+    with ExitStack() as descriptors, ExitStack() as pools:
+        yield Blocks(pools, descriptors)
 
 
 class BlockFile:
-    """One file being written; `finish` makes it durable and tells its SHA-256."""
+    """One file being written front to back."""
 
     def __init__(self, path: Path, blocks: Blocks) -> None:
         self._descriptor = open_direct(path)
+        blocks.descriptors.callback(os.close, self._descriptor)
         os.fchmod(self._descriptor, MODE)  # whatever the umask: the demo's user reads it
         self._blocks = blocks
         self._digest = hashlib.sha256()
-        self._block = blocks.take()
-        self._filled = 0
-        self._written = 0
+        self._block = blocks.take(0)
+        self._uses: list[Future[None]] = []
 
-    def write(self, data: memoryview) -> None:
-        while data:
-            count = min(len(data), BLOCK - self._filled)
-            self._block[self._filled : self._filled + count] = data[:count]
-            self._filled += count
-            data = data[count:]
-            if self._filled == BLOCK:
-                self._flush()
-                self._block = self._blocks.take()
+    def append(self, size: int, fill: Fill) -> None:
+        """Give the file's next `size` bytes to `fill`, and to the hash and the disk when they are there."""
+        places = list(self._places(size))
+        views = [view for _, view in places]
+        filled = fill(views)
+        hashed = self._blocks.hasher.submit(self._hash, filled, views)
+        self._uses.append(hashed)
+        for block, _ in places:
+            block.fills.append(filled)
+            block.uses.append(hashed)
+            if block.filled == BLOCK:
+                self._write(block)
 
-    def _flush(self) -> None:
-        view, start = self._block[: self._filled], self._written
-        self._blocks.give(
-            lambda: self._digest.update(view),
-            lambda: write_at(self._descriptor, view, start),
-        )
-        self._written += self._filled
-        self._filled = 0
+    def _places(self, size: int) -> Iterator[tuple[Block, memoryview]]:
+        while size:
+            if self._block.filled == BLOCK:
+                self._block = self._blocks.take(self._block.start + BLOCK)
+            block = self._block
+            count = min(size, BLOCK - block.filled)
+            yield block, block.memory[block.filled : block.filled + count]
+            block.filled += count
+            size -= count
 
-    def finish(self) -> str:
-        self._flush()
-        self._blocks.drain()
+    def _hash(self, filled: Future[None], views: Sequence[memoryview]) -> None:
+        filled.result()
+        for view in views:
+            self._digest.update(view)
+
+    def _write(self, block: Block) -> None:
+        view = block.memory[: block.filled]
+        written = self._blocks.writer.submit(write_when_filled, self._descriptor, block.fills, view, block.start)
+        block.uses.append(written)
+        self._uses.append(written)
+
+    def finish(self) -> Future[str]:
+        """Its SHA-256, when all of it is safe on the disk."""
+        if self._block.filled < BLOCK:
+            self._write(self._block)
+        return self._blocks.finisher.submit(self._finish)
+
+    def _finish(self) -> str:
+        for use in self._uses:
+            use.result()
         os.fsync(self._descriptor)
         return self._digest.hexdigest()
 
-    def close(self) -> None:
-        self._blocks.settle()
-        os.close(self._descriptor)
+
+def write_when_filled(descriptor: int, fills: Sequence[Future[None]], view: memoryview, start: int) -> None:
+    for filled in fills:
+        filled.result()
+    write_at(descriptor, view, start)
 
 
 def open_direct(path: Path) -> int:

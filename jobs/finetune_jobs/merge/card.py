@@ -31,7 +31,7 @@ TRAINED_BY = (
     "quantization", "deepspeed", "gpus", "nodes", "seed",
 )  # fmt: skip
 """Fields of the train request that the card lists."""
-MERGED_BY = ("finetune-operator", "numpy", "safetensors", "torch")
+MERGED_BY = ("finetune-operator", "numpy", "safetensors")
 
 
 def write_card(plan: Plan, request: MergeRequest, room: Room) -> str:

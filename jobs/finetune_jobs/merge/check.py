@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from finetune_jobs.errors import MachineTrouble
-from finetune_jobs.merge.arithmetic import TORCH_TYPES, factors
+from finetune_jobs.merge.arithmetic import unscaled_factors
+from finetune_jobs.merge.conversion import EPSILON, widen
 from finetune_jobs.merge.files import CONFIG_FILE
 from finetune_jobs.merge.plan import Plan, Shard, Weight
 from finetune_jobs.merge.tensors import StoredTensor, read_weights
@@ -38,7 +39,7 @@ def check_merged(plan: Plan, folder: Path, base_folder: Path) -> None:
 
 def check_shard(shard: Shard, folder: Path) -> None:
     """The reference implementation opens it and finds names, shapes and types as planned."""
-    with safe_open(folder / shard.file, framework="pt") as file:
+    with safe_open(folder / shard.file, framework="np") as file:
         if set(file.keys()) != {weight.name for weight in shard.weights}:
             raise broken(f"{shard.file} holds other tensors than planned")
         for weight in shard.weights:
@@ -51,26 +52,26 @@ def check_sum(weight: Weight, written: StoredTensor) -> None:
     """Some rows read back from the disk and computed once more, in fp64."""
     if weight.lora is None:
         raise ValueError(f"{weight.name} has no change")
-    left, right = (factor.double() for factor in factors(weight.lora))
+    left, right = (factor.astype(np.float64) for factor in unscaled_factors(weight.lora))
     for first in {0, max(0, weight.shape[0] - ROWS)}:
         rows = slice(first, first + ROWS)
         expected = read_rows(weight.source, rows) + weight.lora.scale * (left[rows] @ right)
-        found = read_rows(written, rows)
-        rounding = torch.finfo(TORCH_TYPES[weight.dtype]).eps
         # fp32 sums of terms that cancel are off by about their largest term's rounding
-        slack = 1e-5 * float(expected.abs().max())
-        if not torch.allclose(found, expected, rtol=rounding, atol=slack):
+        slack = 1e-5 * float(np.abs(expected).max())
+        if not np.allclose(read_rows(written, rows), expected, rtol=EPSILON[weight.dtype], atol=slack):
             raise broken(f"{weight.name} is not the sum of base and adapter in rows {first} to {first + ROWS - 1}")
 
 
-def read_rows(tensor: StoredTensor, rows: slice) -> torch.Tensor:
+def read_rows(tensor: StoredTensor, rows: slice) -> np.ndarray:
     """(rows, columns) in fp64, of a matrix on the disk."""
     width = tensor.size // tensor.shape[0]
     count = min(rows.stop, tensor.shape[0]) - rows.start
     with tensor.file.open("rb") as file:
         file.seek(tensor.start + rows.start * width)
-        found = bytearray(file.read(count * width))
-    return torch.frombuffer(found, dtype=TORCH_TYPES[tensor.dtype]).double().view(count, -1)
+        found = np.frombuffer(file.read(count * width), np.uint8)
+    wide = np.empty((count, *tensor.shape[1:]), np.float32)
+    widen(found, tensor.dtype, wide.reshape(-1))
+    return wide.astype(np.float64)
 
 
 def check_tokenizer(folder: Path, base_folder: Path) -> None:

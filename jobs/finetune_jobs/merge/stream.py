@@ -1,83 +1,64 @@
-"""Streams a plan to safetensors files: chunks are made by all cores, and written in order.
+"""Streams a plan to safetensors files: pieces are made by all cores, each in its place in a block.
 
-In memory are a few chunks and blocks only, whatever the size of the model.
+In memory are a few pieces and blocks only, whatever the size of the model.
 """
 
 import json
 import os
 import struct
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
-from finetune_jobs.merge.arithmetic import Slot, chunks, largest_chunk, opened
-from finetune_jobs.merge.blocks import BlockFile, Blocks, open_blocks
-from finetune_jobs.merge.plan import Plan, Shard, Weight
+from finetune_jobs.merge.arithmetic import Maker, Piece, opened, pieces_of, read_ahead
+from finetune_jobs.merge.blocks import BlockFile, Fill, open_blocks
+from finetune_jobs.merge.plan import Plan, Shard
 
 MOST_WORKERS = 8
 """More can't be fed to the one hash that a file is."""
 
 Report = Callable[[int], None]
-Piece = tuple[Weight, int, int]
 
 
 def write_shards(plan: Plan, folder: Path, report: Report) -> dict[str, str]:
     """Write the plan's files to the folder; their SHA-256 by name. `report` is told the bytes so far."""
     workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-    with (
-        opened(plan.weights) as descriptors,
-        ThreadPoolExecutor(workers, "merge", torch.set_num_threads, (1,)) as pool,
-        open_blocks() as blocks,
-    ):
-        slots = [Slot(largest_chunk(plan.weights), descriptors) for _ in range(2 * workers)]
+    with opened(plan.weights) as descriptors, open_blocks() as blocks, ThreadPoolExecutor(workers, "merge") as pool:
+        maker = Maker(descriptors)
+
+        def start(piece: Piece) -> Fill:
+            read_ahead(piece, descriptors)
+            return lambda targets: pool.submit(maker.make, piece, targets)
+
         try:
-            made = make_in_order(plan, pool, slots)
-            done = 0
-            sha256s = {}
+            digests = {}
             for shard in plan.shards:
-                sha256s[shard.file] = write_shard(shard, folder, blocks, made, beginning_at(done, report))
-                done += shard.size
-            return sha256s
+                file = BlockFile(folder / shard.file, blocks)
+                for size, fill in contents(shard, pool, start):
+                    file.append(size, fill)
+                    report(min(blocks.done, plan.size))
+                digests[shard.file] = file.finish()
+            sha256s = {name: digest.result() for name, digest in digests.items()}
         finally:
             pool.shutdown(cancel_futures=True)
+    report(plan.size)
+    return sha256s
 
 
-def beginning_at(done: int, report: Report) -> Report:
-    return lambda more: report(done + more)
+def contents(shard: Shard, pool: ThreadPoolExecutor, start: Callable[[Piece], Fill]) -> Iterator[tuple[int, Fill]]:
+    """All that the file holds, in order: sizes in bytes, and who fills them."""
+    header = header_of(shard)
+    yield len(header), lambda targets: pool.submit(write_out, header, targets)
+    for weight in shard.weights:
+        for piece in pieces_of(weight):
+            yield piece.size, start(piece)
 
 
-def make_in_order(plan: Plan, pool: ThreadPoolExecutor, slots: list[Slot]) -> Iterator[memoryview]:
-    """Each chunk of each weight in the order of the files; a chunk is valid until the next one is asked for."""
-    pieces = ((weight, start, stop) for weight in plan.weights for start, stop in chunks(weight))
-    free = deque(slots)
-    running: deque[tuple[Slot, Future[memoryview]]] = deque()
-    while True:
-        while free and (piece := next(pieces, None)) is not None:
-            slot = free.popleft()
-            running.append((slot, pool.submit(slot.make, *piece)))
-        if not running:
-            return
-        slot, future = running.popleft()
-        yield future.result()
-        free.append(slot)
-
-
-def write_shard(shard: Shard, folder: Path, blocks: Blocks, made: Iterator[memoryview], report: Report) -> str:
-    file = BlockFile(folder / shard.file, blocks)
-    try:
-        file.write(memoryview(header_of(shard)))
-        done = 0
-        while done < shard.size:
-            chunk = next(made)
-            file.write(chunk)
-            done += len(chunk)
-            report(done)
-        return file.finish()
-    finally:
-        file.close()
+def write_out(data: bytes, targets: Sequence[memoryview]) -> None:
+    start = 0
+    for target in targets:
+        target[:] = data[start : start + len(target)]
+        start += len(target)
 
 
 def header_of(shard: Shard) -> bytes:

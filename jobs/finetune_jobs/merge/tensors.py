@@ -28,12 +28,6 @@ FLOATS = ("F32", "F16", "BF16")
 """Types that are added to, and converted to the wanted one."""
 SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
-EXPONENT_BITS = {
-    "F32": (np.uint32, 0x7F80_0000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-}
-
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -68,18 +62,6 @@ def read_into(descriptor: int, buffer: np.ndarray, start: int) -> None:
         if count == 0:
             raise OSError(f"the file ends {len(view) - done} bytes too early")
         done += count
-
-
-def all_finite(found: np.ndarray, dtype: str) -> bool:
-    """Whether no value is infinite or NaN: such have all bits of the exponent set."""
-    unsigned, exponent = EXPONENT_BITS[dtype]
-    return not ((found.view(unsigned) & exponent) == exponent).any()
-
-
-def all_zero(found: np.ndarray, dtype: str) -> bool:
-    """Whether every value is zero, of whatever sign."""
-    unsigned, _ = EXPONENT_BITS[dtype]
-    return not (found.view(unsigned) << 1).any()
 
 
 def read_header(path: Path) -> list[StoredTensor]:

@@ -1,5 +1,7 @@
 """The merged weights are those of peft's merge_and_unload in float32, rounded once."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +148,27 @@ def test_weights_without_change_are_the_base_bytes(workshop):
     assert changed == {f"model.layers.{n}.self_attn.q_proj.weight" for n in (0, 1)}
 
 
-def test_weight_made_in_pieces(llama, monkeypatch):
-    from finetune_jobs.merge import arithmetic
+@pytest.mark.parametrize("chunk", [1000, 50], ids=["of whole rows", "of parts of a row"])
+def test_weight_made_in_pieces(llama, monkeypatch, chunk):
+    """And in slices, and across the borders of blocks."""
+    from finetune_jobs.merge import arithmetic, blocks
 
-    monkeypatch.setattr(arithmetic, "CHUNK", 1000)
+    monkeypatch.setattr(arithmetic, "CHUNK", chunk)
+    monkeypatch.setattr(arithmetic, "SLICE", 96)
+    monkeypatch.setattr(blocks, "BLOCK", 4096)
     _, merged = llama.merge()
     assert_close(load(merged), llama.peft_merged())
+
+
+def test_torch_is_not_imported(llama):
+    """It takes longer to import than a small model to merge."""
+    request = llama.workspace / "merge.json"
+    request.write_text(llama.request().to_json())
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "finetune_jobs", "merge", "--request", str(request),
+         "--workspace", str(llama.workspace)],
+        check=True, capture_output=True, text=True,
+    ).stderr  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in said.splitlines() if line.startswith("import time:")}
+    assert {"numpy", "safetensors", "tokenizers"} <= imported
+    assert not {"torch", "transformers"} & imported

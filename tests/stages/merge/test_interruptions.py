@@ -19,17 +19,17 @@ from finetune_jobs.__main__ import main
 from finetune_jobs.merge import stream
 
 name = sys.argv.pop()
-write = stream.BlockFile.write
+append = stream.BlockFile.append
 files = []
 
-def write_until_killed(self, data):
+def append_until_killed(self, size, fill):
     if self not in files:
         files.append(self)
-    write(self, data)
-    if len(files) == 2 and len(data) > 10000:
+    append(self, size, fill)
+    if len(files) == 2 and size > 10000:
         os.kill(os.getpid(), getattr(signal, name))
 
-stream.BlockFile.write = write_until_killed
+stream.BlockFile.append = append_until_killed
 sys.exit(main(sys.argv[1:]))
 """
 

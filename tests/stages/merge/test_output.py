@@ -142,7 +142,7 @@ def test_card_tells_the_whole_way(llama):
     for said in (
         'license: "apache-2.0"', "# Little agent", "pypi tiny-model==1.0", f"sha256 `{'ab' * 32}`",
         llama.MODEL.digest(), *request.needs.values(), "| learning rate | 2e-4 |", "| rows read | 100 |",
-        "3 no assistant turn", "| template | qwen_chat |", "| xtuner | 0.2.0 |", "| datasets | 5.0.1 |", "| torch |",
+        "3 no assistant turn", "| template | qwen_chat |", "| xtuner | 0.2.0 |", "| datasets | 5.0.1 |", "| numpy |",
         "rounded once, to bfloat16", "| final loss | 0.5000 |",
     ):  # fmt: skip
         assert said in card

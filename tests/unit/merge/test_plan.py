@@ -8,7 +8,7 @@ import pytest
 from finetune_jobs.merge.adapter import rank_of, scale_of
 from finetune_jobs.merge.files import merged_config
 from finetune_jobs.merge.plan import Weight, in_bytes, in_shards, tied_pair
-from finetune_jobs.merge.tensors import StoredTensor, all_finite, all_zero
+from finetune_jobs.merge.tensors import StoredTensor
 
 
 def stored(name: str, *shape: int, dtype: str = "BF16") -> StoredTensor:
@@ -78,19 +78,6 @@ def test_sizes_are_powers_of_ten():
 )
 def test_tied_pair(names, config, pair):
     assert tied_pair({name: stored(name, 4, 4) for name in names}, config) == pair
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(("dtype", "kind"), [("F32", np.float32), ("F16", np.float16)])
-def test_not_finite(value, dtype, kind):
-    values = np.array([1, value, 2], kind)
-    assert not all_finite(values.view(np.uint8), dtype)
-    assert all_finite(np.array([1, np.finfo(kind).max, 0], kind).view(np.uint8), dtype)
-
-
-def test_negative_zero_is_zero():
-    assert all_zero(np.array([0.0, -0.0], np.float32).view(np.uint8), "F32")
-    assert not all_zero(np.array([0.0, 1e-40], np.float32).view(np.uint8), "F32")
 
 
 def test_config_says_the_new_type():
