@@ -9,14 +9,17 @@ from pathlib import Path
 
 import yaml
 from pydantic import BaseModel
+from tests.chart.values import schema_file, table
 
 from finetune_jobs.contract import Source
 from finetune_operator.api import FineTuneJob
 from finetune_operator.api.crd import crd
 from finetune_operator.api.problems import model_in
+from finetune_operator.cluster.rights import OWN_RIGHTS, RIGHTS, rules
 from finetune_operator.lifecycle.machine import ROWS
 
 ROOT = Path(__file__).parent.parent
+CHART = ROOT / "charts" / "finetune-operator"
 
 
 def resource_reference() -> str:
@@ -82,7 +85,31 @@ def allowed(shape: dict, schema: dict) -> str:
 
 def custom_resource_definition() -> str:
     head = "# Made from the models in operator/finetune_operator/api/ by `make generate`; do not edit.\n"
-    return head + yaml.safe_dump(crd(), sort_keys=False, width=110, allow_unicode=True)
+    return head + dumped(crd())
+
+
+def dumped(value: object) -> str:
+    return yaml.safe_dump(value, sort_keys=False, width=110, allow_unicode=True)
+
+
+def crd_template() -> str:
+    """The same behind a switch; uninstalling the release keeps it, and every FineTuneJob with it."""
+    made = crd()
+    made["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+    text = dumped(made)
+    if "{{" in text:
+        raise ValueError("a description holds {{, which Helm would read as its own")
+    head = "{{- /* Made from the models in operator/finetune_operator/api/ by `make generate`; do not edit. */}}\n"
+    return head + "{{- if .Values.crds.install }}\n" + text + "{{- end }}\n"
+
+
+def rights_template() -> str:
+    head = "{{/* Made from operator/finetune_operator/cluster/rights.py by `make generate`; do not edit. */}}\n"
+    named = {"rules": RIGHTS, "ownRules": OWN_RIGHTS}
+    return head + "".join(
+        f'{{{{- define "finetune-operator.{name}" -}}}}\n{dumped(rules(rights))}{{{{- end }}}}\n'
+        for name, rights in named.items()
+    )
 
 
 def state_machine() -> str:
@@ -109,6 +136,10 @@ FILES: dict[str, Callable[[], str]] = {
     "crds/finetunejobs.finetune.dev.yaml": custom_resource_definition,
     "docs/resource.md": resource_reference,
     "docs/state-machine.md": state_machine,
+    "docs/chart-values.md": lambda: table(CHART / "values.yaml"),
+    "charts/finetune-operator/values.schema.json": lambda: schema_file(CHART / "values.yaml"),
+    "charts/finetune-operator/templates/crd.yaml": crd_template,
+    "charts/finetune-operator/templates/_rights.tpl": rights_template,
 }
 
 
