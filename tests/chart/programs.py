@@ -9,11 +9,12 @@ from pathlib import Path
 from tests.programs import build, cache, go
 
 HERE = Path(__file__).parent
+PINS = HERE / "pins"
 CHECKOV = HERE.parent.parent / "requirements" / "checkov.txt"
 PACKAGES = {
-    "helm": ("helm.sh/helm/v4/cmd/helm", HERE / "helm"),
-    "kubeconform": ("github.com/yannh/kubeconform/cmd/kubeconform", HERE / "linters"),
-    "kube-score": ("github.com/zegl/kube-score/cmd/kube-score", HERE / "linters"),
+    "helm": ("helm.sh/helm/v4/cmd/helm", PINS / "helm"),
+    "kubeconform": ("github.com/yannh/kubeconform/cmd/kubeconform", PINS / "linters"),
+    "kube-score": ("github.com/zegl/kube-score/cmd/kube-score", PINS / "linters"),
 }
 """Package and the folder of the go.mod that pins it."""
 PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
@@ -48,5 +49,5 @@ def checkov() -> Path:
 
 def pod_monitor() -> Path:
     """The Prometheus operator's definition of a PodMonitor."""
-    module = json.loads(go(HERE / "podmonitor", "mod", "download", "-json", PROMETHEUS_OPERATOR))
+    module = json.loads(go(PINS / "podmonitor", "mod", "download", "-json", PROMETHEUS_OPERATOR))
     return Path(module["Dir"]) / POD_MONITOR

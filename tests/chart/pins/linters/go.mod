@@ -1,4 +1,4 @@
-module finetune.dev/operator/tests/chart/linters
+module finetune.dev/operator/tests/chart/pins/linters
 
 go 1.26.8
 

@@ -1,4 +1,4 @@
-module finetune.dev/operator/tests/chart/podmonitor
+module finetune.dev/operator/tests/chart/pins/podmonitor
 
 go 1.26.8
 

@@ -1,4 +1,4 @@
-module finetune.dev/operator/tests/chart/helm
+module finetune.dev/operator/tests/chart/pins/helm
 
 go 1.26.8
 
