@@ -223,6 +223,10 @@ class Ingress(Contract):
     host: DnsName = Field(description="Host name of the demo, such as agent.example.com.")
     class_name: DnsName | None = Field(default=None, description="IngressClass; empty takes the cluster's default.")
     tls: IngressTls | None = Field(default=None, description="Serve the host by https.")
+    annotations: dict[str, str] = Field(
+        default_factory=dict,
+        description="For the ingress controller: how users log in, body sizes, who issues the certificate.",
+    )
 
 
 class ParentRef(Contract):

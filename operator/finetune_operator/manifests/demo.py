@@ -64,7 +64,7 @@ def ingress(given: Surroundings) -> Manifest | None:
         spec["ingressClassName"] = said.class_name
     if said.tls:
         spec["tls"] = [{"hosts": [said.host], "secretName": said.tls.secret_name}]
-    meta = metadata(job, name, Stage.DEMO)
+    meta = metadata(job, name, Stage.DEMO) | {"annotations": dict(said.annotations)}
     return {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": meta, "spec": spec}
 
 
