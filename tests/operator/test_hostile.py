@@ -153,3 +153,78 @@ def test_a_status_edited_by_a_user_is_written_anew(cluster, player, stays, forge
     player.end(LIFE, pod, Ending())
     cluster.wait(LIFE, name)
     assert cluster.status(LIFE, name)["observedGeneration"] == 1
+
+
+def test_a_running_jobs_numbers_edited_by_hand_are_put_right(cluster, player, stays):
+    """Without pods, or with a time to live, it would stall or lose its result."""
+    stays["bent"] = {"model"}
+    cluster.submit(LIFE, "bent")
+    made = wait_for(lambda: job_named(cluster, "bent", "model"))
+    pod = wait_for(lambda: cluster.pods(LIFE, "bent", "model"))[0]["metadata"]["name"]
+    bent = {"parallelism": 0, "backoffLimit": 9, "activeDeadlineSeconds": 86400, "ttlSecondsAfterFinished": 0}
+    name = made["metadata"]["name"]
+    stays["bent"] = set()
+    cluster.kubectl("-n", LIFE, "patch", "job", name, "--type=merge", "-p", json.dumps({"spec": bent}))
+
+    def numbers():
+        spec = job_named(cluster, "bent", "model")["spec"]
+        return {key: spec.get(key) for key in bent}
+
+    wait_for(lambda: numbers() == {key: made["spec"].get(key) for key in bent})
+    cluster.wait(LIFE, "bent")
+    assert pod not in [p["metadata"]["name"] for p in cluster.pods(LIFE, "bent", "model")]  # ended by parallelism 0
+
+
+def test_a_job_that_is_robbed_of_its_labels_gets_them_back(cluster, player, stays):
+    stays["robbed"] = {"model"}
+    cluster.submit(LIFE, "robbed")
+    name = wait_for(lambda: job_named(cluster, "robbed", "model"))["metadata"]["name"]
+    cluster.kubectl("-n", LIFE, "label", "job", name, "finetune.dev/job-", "app.kubernetes.io/managed-by-")
+    wait_for(lambda: job_named(cluster, "robbed", "model"))
+    pod = wait_for(lambda: cluster.pods(LIFE, "robbed", "model"))[0]["metadata"]["name"]
+    player.end(LIFE, pod, Ending())
+    cluster.wait(LIFE, "robbed")
+
+
+def test_what_lets_a_training_tell_its_progress_is_put_right(cluster, player, stays):
+    stays["mute"] = {"train"}
+    cluster.submit(LIFE, "mute")
+    cluster.wait_state(LIFE, "mute", "train", "Running")
+    kinds = ("role", "rolebinding", "serviceaccount", "configmap")
+
+    def made():
+        bodies = [cluster.kubectl("-n", LIFE, "get", kind, "mute-progress", "-o", "json", ok=False) for kind in kinds]
+        if any("NotFound" in body for body in bodies):
+            return None
+        found = [json.loads(body) for body in bodies]
+        return [{key: body.get(key) for key in ("rules", "subjects", "roleRef")} for body in found]
+
+    def labels(kind):
+        return cluster.kubectl("-n", LIFE, "get", kind, "mute-progress", "-o", "jsonpath={.metadata.labels}")
+
+    before = made()
+    for kind in kinds:
+        cluster.kubectl("-n", LIFE, "delete", kind, "mute-progress")
+        wait_for(lambda: made() == before, f"{kind} is there again")
+        cluster.kubectl("-n", LIFE, "label", kind, "mute-progress", "finetune.dev/job-")
+        wait_for(lambda kind=kind: "finetune.dev/job" in labels(kind), f"the {kind}'s labels")
+    for kind, edit in (("role", {"rules": []}), ("rolebinding", {"subjects": []})):
+        cluster.kubectl("-n", LIFE, "patch", kind, "mute-progress", "--type=merge", "-p", json.dumps(edit))
+        wait_for(lambda: made() == before, f"{kind} grants again what it did")
+    pod = cluster.pods(LIFE, "mute", "train")[0]["metadata"]["name"]
+    player.end(LIFE, pod, Ending())
+    cluster.wait(LIFE, "mute")
+
+
+def test_requests_deleted_by_hand_are_made_again_while_they_are_read(cluster, stays):
+    stays["unread"] = {"merge"}
+    cluster.submit(LIFE, "unread")
+    cluster.wait_state(LIFE, "unread", "merge", "Running")
+
+    def requests():
+        names = cluster.kubectl("-n", LIFE, "get", "configmaps", "-o", "name").split()
+        return [name for name in names if name.startswith("configmap/unread-requests-")]
+
+    found = requests()
+    cluster.kubectl("-n", LIFE, "delete", found[0])
+    wait_for(lambda: requests() == found)

@@ -176,12 +176,12 @@ def test_the_machines_trouble_is_tried_again(cluster, player, play):
 
 def test_an_interrupted_stage_goes_on_and_costs_no_attempt(cluster, player, play):
     interrupted = Ending(int(ExitCode.INTERRUPTED), State.INTERRUPTED, reason="Error")
-    play("broken-off", train=[interrupted, interrupted, GOOD])
+    play("broken-off", train=[interrupted, GOOD])
     cluster.submit(LIFE, "broken-off")
     cluster.wait(LIFE, "broken-off")
     job = next(j for j in cluster.jobs(LIFE, "broken-off") if "-train-" in j["metadata"]["name"])
     assert job["status"].get("failed", 0) == 0
-    assert counts(player, "broken-off")["train"] == 3
+    assert counts(player, "broken-off")["train"] == 2
 
 
 def test_a_ready_adapter_skips_dataset_and_training(cluster, player, play):
@@ -210,6 +210,65 @@ def test_below_the_gate_the_demo_stays_on_the_last_good_model(cluster, player, p
     available = cluster.condition(LIFE, "gate", "DemoAvailable")
     assert (available["status"], available["reason"]) == ("True", "LastGoodModel")
     assert counts(player, "gate")["demo"] == 1
+
+
+def test_suspend_takes_down_a_demo_of_an_earlier_plan_and_resume_brings_it_back(cluster, play):
+    play("older")
+    cluster.submit(LIFE, "older")
+    cluster.wait(LIFE, "older")
+    play("older", train=[RUNS])
+    cluster.edit(LIFE, "older", training={"learningRate": "4e-3"})
+    cluster.wait_state(LIFE, "older", "train", "Running")
+
+    def replicas():
+        return cluster.get("deployment", "older-demo", "-n", LIFE)["spec"]["replicas"]
+
+    assert replicas() == 1
+    cluster.edit(LIFE, "older", suspend=True)
+    wait_for(lambda: replicas() == 0)
+    assert cluster.wait(LIFE, "older", "DemoAvailable", "False")
+    cluster.edit(LIFE, "older", suspend=False)
+    wait_for(lambda: replicas() == 1)
+
+
+def test_a_demo_alone_that_is_edited_finds_its_request(cluster, play):
+    play("retitled")
+    cluster.submit(LIFE, "retitled")
+    cluster.wait(LIFE, "retitled")
+    cluster.edit(LIFE, "retitled", demo={"title": "Another heading"})
+    wait_for(lambda: cluster.status(LIFE, "retitled")["observedGeneration"] == 2)
+    cluster.wait(LIFE, "retitled")
+    pod = cluster.get("deployment", "retitled-demo", "-n", LIFE)["spec"]["template"]["spec"]
+    wanted = next(v["configMap"]["name"] for v in pod["volumes"] if v["name"] == "requests")
+    assert "Another heading" in cluster.get("configmap", wanted, "-n", LIFE)["data"]["demo.json"]
+
+
+def test_an_http_route_opens_the_demo_and_follows_the_spec(cluster, play):
+    play("routed")
+    route = {"parentRefs": [{"name": "gateway", "namespace": "front"}], "hostnames": ["agent.example.com"]}
+    cluster.submit(LIFE, "routed", demo={"httpRoute": route})
+    cluster.wait(LIFE, "routed")
+    assert cluster.status(LIFE, "routed")["demo"]["url"] == "http://agent.example.com"
+
+    def made():
+        return cluster.get("httproute", "routed-demo", "-n", LIFE)
+
+    parent, backend = made()["spec"]["parentRefs"][0], made()["spec"]["rules"][0]["backendRefs"][0]
+    assert (parent["name"], parent["namespace"]) == ("gateway", "front")
+    assert (backend["name"], backend["port"]) == ("routed-demo", 80)
+    assert made()["metadata"]["generation"] == 1  # what the server adds by default is not fought
+    cluster.edit(LIFE, "routed", demo={"httpRoute": route | {"hostnames": ["other.example.com"]}})
+    wait_for(lambda: made()["spec"]["hostnames"] == ["other.example.com"])
+    cluster.edit(LIFE, "routed", demo={"httpRoute": None})
+    wait_for(lambda: "routed-demo" not in cluster.kubectl("-n", LIFE, "get", "httproutes", "-o", "name"))
+
+
+def test_annotations_reach_the_ingress_controller(cluster, play):
+    play("guarded")
+    login = {"traefik.ingress.kubernetes.io/router.middlewares": "team-login@kubernetescrd"}
+    cluster.submit(LIFE, "guarded", demo={"ingress": {"host": "guarded.example.com", "annotations": login}})
+    cluster.wait(LIFE, "guarded")
+    assert login.items() <= cluster.get("ingress", "guarded-demo", "-n", LIFE)["metadata"]["annotations"].items()
 
 
 def test_jobs_that_share_a_workspace_and_a_stage_run_it_once(cluster, player, play):

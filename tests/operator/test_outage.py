@@ -1,5 +1,6 @@
 """The API server or etcd goes away in mid-flight and comes back: everything goes on. `make test-chaos` waits longer."""
 
+import json
 import os
 import signal
 import threading
@@ -12,8 +13,8 @@ from tests.operator.player import GOOD, RUNS, Player
 from tests.operator.process import OperatorProcess
 from tests.operator.proxy import Proxy
 
-AWAY = 300.0 if os.environ.get("FINETUNE_CHAOS") else 20.0
-"""Seconds."""
+AWAY = 300.0 if os.environ.get("FINETUNE_CHAOS") else 12.0
+"""Seconds: longer than the operator holds on to a Lease that it can't renew."""
 BACK = 60.0
 """Seconds within which everything has to go on."""
 
@@ -44,7 +45,9 @@ def own_proxy(own_plane):
 @pytest.fixture(scope="module")
 def own_operator(own_plane, own_proxy):
     quick = {"FINETUNE_WATCH_SILENCE": "10", "FINETUNE_SWEEP_EVERY": "10", "FINETUNE_REQUEST_TIMEOUT": "10"}
-    with OperatorProcess(own_proxy.kubeconfig, Path(own_plane.folder), "outage", **quick) as operator:
+    with OperatorProcess(
+        own_proxy.kubeconfig, Path(own_plane.folder), "outage", FINETUNE_LOG_FORMAT="json", **quick
+    ) as operator:
         yield operator
 
 
@@ -104,6 +107,23 @@ def test_the_endpoints_tell_how_it_goes(own_operator):
     for name in ("finetune_jobs", "finetune_stage_seconds", "finetune_training_loss", "finetune_reconcile_seconds",
                  "finetune_reconcile_errors", "finetune_queue_depth"):  # fmt: skip
         assert f"# TYPE {name}" in metrics
+
+
+def test_a_route_where_there_is_no_gateway_api_is_told_with_its_cure(own_plane, own_player, own_operator):
+    cluster = Cluster(own_plane)
+    own_player.script = lambda _job, _stage, _count: GOOD
+    cluster.submit("outage", "routeless", demo={"httpRoute": {"parentRefs": [{"name": "gateway"}]}})
+    failed = cluster.wait("outage", "routeless", "Failed")
+    assert failed["message"].endswith("Install the Gateway API or leave out spec.demo.httpRoute.")
+    cluster.edit("outage", "routeless", demo={"httpRoute": None})
+    cluster.wait("outage", "routeless")
+
+
+def test_each_line_of_the_log_is_an_object_that_names_the_job(own_operator):
+    lines = [json.loads(line) for line in own_operator.log.read_text().splitlines()]
+    assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
+    named = [line for line in lines if (line.get("namespace"), line.get("name")) == ("outage", "routeless")]
+    assert any("model started" in line["message"] for line in named)
 
 
 def test_a_second_operator_stands_by_and_takes_over(own_plane, own_player, own_proxy, own_operator):

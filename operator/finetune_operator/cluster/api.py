@@ -144,4 +144,4 @@ def refused(status: int, text: bytes) -> ApiError:
         body = json.loads(text)
         return ApiError(status, str(body.get("reason", "")), str(body.get("message", "")))
     except (ValueError, AttributeError):  # a proxy's page, not the API server's Status
-        return ApiError(status, "", text.decode(errors="replace")[:300])
+        return ApiError(status, "", text.decode(errors="replace")[:300].strip())

@@ -1,30 +1,26 @@
 """Carries a decision out: makes, suspends, removes, in an order in which a kill between any two calls loses nothing."""
 
 import asyncio
-import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 from finetune_jobs.contract import Failure
-from finetune_operator.api import API_VERSION, KIND
+from finetune_operator.api import KIND
 from finetune_operator.cluster.api import CONFLICT, NOT_FOUND, Api, ApiError
 from finetune_operator.cluster.cache import Cache
-from finetune_operator.cluster.kinds import CLAIMS, DEMO_KINDS, EVENTS, JOBS, Kind, kind_of
+from finetune_operator.cluster.kinds import CLAIMS, DEMO_KINDS, DEPLOYMENTS, JOBS, Kind, kind_of
 from finetune_operator.cluster.observe import Look, extra_demo_objects, fingerprint
 from finetune_operator.cluster.seen import child_of, owner_uid, parent_key
-from finetune_operator.lifecycle.observed import Decision, Make, Told, Want
+from finetune_operator.lifecycle.observed import Decision, Make, Want
 from finetune_operator.lifecycle.reasons import NAME_TAKEN, QUOTA_EXCEEDED, REFUSED
 from finetune_operator.manifests.demo import demo_objects
 from finetune_operator.manifests.job import rendezvous_service, stage_job
-from finetune_operator.manifests.names import MANAGER, Manifest, with_applied
+from finetune_operator.manifests.names import Manifest, demo_name, with_applied
 from finetune_operator.manifests.pod import Surroundings
 from finetune_operator.manifests.progress import progress_objects
 from finetune_operator.manifests.requests import requests_map
 from finetune_operator.manifests.workspace import workspace_claim
-
-log = logging.getLogger(__name__)
 
 FORBIDDEN, INVALID, TOO_LARGE = 403, 422, 413
 USERS_TO_MEND = {FORBIDDEN, INVALID, TOO_LARGE, 400}
@@ -60,11 +56,15 @@ class Hands:
             if want.make in {Make.STAGE, Make.DEMO}:
                 await self.make(want)
         for switch in decision.switch:
-            await self.switch(switch.name, switch.uid, suspend=switch.suspend)
+            await self.change(JOBS, switch.name, switch.uid, {"suspend": switch.suspend})
+        for mend in decision.mend:
+            await self.change(JOBS, mend.name, mend.uid, mend.limits)
         for doomed in decision.remove:
             await self.api.delete(JOBS, self.namespace, doomed.name, doomed.uid)
         if decision.drop_demo:
             await self.drop_demo()
+        if decision.scale_demo is not None:
+            await self.scale_demo(decision.scale_demo)
 
     async def make(self, want: Want) -> None:
         given = self.given
@@ -105,7 +105,17 @@ class Hands:
         kept_claim = kind is CLAIMS and parent_key(body) == self.look.key
         if not ours and not kept_claim:
             raise Refused(name_taken(kind, name))
-        return body
+        return await self.restored(kind, body, manifest) if ours else body
+
+    async def restored(self, kind: Kind, body: Manifest, manifest: Manifest) -> Manifest:
+        """With the labels by which it is ours, and the rights that it grants, if somebody has edited them."""
+        meta = manifest["metadata"]
+        labels = meta["labels"].items() <= (body["metadata"].get("labels") or {}).items()
+        rights: Manifest = {name: manifest[name] for name in ("rules", "subjects") if name in manifest}
+        if labels and all(body.get(name) == value for name, value in rights.items()):
+            return body
+        own = {"uid": body["metadata"]["uid"], "labels": meta["labels"]}
+        return await self.api.merge(kind, self.namespace, meta["name"], {"metadata": own} | rights)
 
     async def make_claim(self, manifest: Manifest) -> None:
         """A new claim, or the one that is there with the size and owner that the job now says."""
@@ -150,10 +160,15 @@ class Hands:
         found = self.cache.children.get(self.look.key, {})
         return {name: child for name, child in found.items() if child.owner == self.look.record.uid}
 
-    async def switch(self, name: str, uid: str, *, suspend: bool) -> None:
-        patch = {"metadata": {"uid": uid}, "spec": {"suspend": suspend}}
+    async def scale_demo(self, replicas: int) -> None:
+        name = demo_name(self.look.key[1])
+        await self.change(DEPLOYMENTS, name, self.own()[DEPLOYMENTS.kind, name].uid, {"replicas": replicas})
+
+    async def change(self, kind: Kind, name: str, uid: str, spec: Mapping[str, Any]) -> None:
+        """Some fields of an object's spec; one that is gone meanwhile is as good."""
+        patch = {"metadata": {"uid": uid}, "spec": dict(spec)}
         try:
-            self.cache.put(JOBS, await self.api.merge(JOBS, self.namespace, name, patch))
+            self.cache.put(kind, await self.api.merge(kind, self.namespace, name, patch))
         except ApiError as error:
             if error.status not in {NOT_FOUND, CONFLICT}:
                 raise
@@ -197,32 +212,3 @@ def explained(error: ApiError, kind: Kind, manifest: Manifest) -> Exception:
             )
         )
     return error
-
-
-async def tell(api: Api, look: Look, told: tuple[Told, ...], now: datetime) -> None:
-    """Post Events; one that is refused is logged, for the status says the same."""
-    namespace, name = look.key
-    for event in told:
-        body = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"name": f"{name}.{uuid4().hex[:16]}", "namespace": namespace},
-            "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "reportingController": MANAGER,
-            "reportingInstance": MANAGER,
-            "action": "Reconcile",
-            "type": event.type,
-            "reason": event.reason[:128],
-            "note": event.message,
-            "regarding": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "namespace": namespace,
-                "name": name,
-                "uid": look.record.uid,
-            },
-        }
-        try:
-            await api.create(EVENTS, namespace, body)
-        except ApiError as error:
-            log.warning("the Event %s was refused: %s", event.reason, error)

@@ -15,27 +15,18 @@ from finetune_operator.api.status import StageState, Status
 from finetune_operator.cluster.api import NOT_FOUND, Api, ApiError
 from finetune_operator.cluster.cache import Cache, Work
 from finetune_operator.cluster.kinds import CLAIMS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Kind, kind_of
+from finetune_operator.cluster.outline import Outline, Outlines, read_job
 from finetune_operator.cluster.queue import Key
-from finetune_operator.cluster.seen import Child, Record
+from finetune_operator.cluster.seen import Child, Record, rights_of
 from finetune_operator.lifecycle.observed import Observed, Peer, Served
 from finetune_operator.lifecycle.unusable import spec_failure
 from finetune_operator.lifecycle.verdict import DONE
-from finetune_operator.manifests.demo import demo_objects, demo_url
-from finetune_operator.manifests.job import nodes_of
-from finetune_operator.manifests.names import (
-    APPLIED,
-    demo_name,
-    progress_name,
-    stage_name,
-    with_applied,
-    workspace_name,
-)
-from finetune_operator.manifests.pod import Surroundings, gpus
-from finetune_operator.manifests.requests import requests_name
-from finetune_operator.manifests.settings import PodSettings
-from finetune_operator.manifests.workspace import workspace_claim
-from finetune_operator.plan import Plan, make_plan
-from finetune_operator.plan.placement import placement
+from finetune_operator.manifests.demo import demo_objects
+from finetune_operator.manifests.job import job_limits
+from finetune_operator.manifests.names import APPLIED, demo_name, progress_name, workspace_name
+from finetune_operator.manifests.pod import Surroundings
+from finetune_operator.manifests.progress import progress_objects
+from finetune_operator.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -52,29 +43,26 @@ class Look:
     problem: Failure | None = None
 
 
-async def observe(cache: Cache, api: Api, settings: PodSettings, key: Key) -> Look:
+async def observe(cache: Cache, api: Api, outlines: Outlines, key: Key) -> Look:
     record = cache.records[key]
-    body = json.loads(record.text)
-    raw_status = body.pop("status", None) or {}
-    status = read_status(raw_status)
+    raw_status, status = json.loads(record.status), read_status(record.status)
     try:
-        job = FineTuneJob.model_validate_json(json.dumps(body), strict=True, by_alias=True, by_name=False)
+        job = read_job(record.text)
     except ValidationError as error:
         problem = spec_failure("; ".join(problems_of(error, FineTuneJob)))
         return Look(key, record, raw_status, status, None, None, problem)
     try:
-        plan = make_plan(job, await config_maps(api, job))
+        outline = outlines.of(record.text, await config_maps(api, job))
     except SpecError as error:
         seen = Observed(job, record.generation, status, None, spec_failure("; ".join(error.args[0])))
         return Look(key, record, raw_status, status, seen, None)
-    given = Surroundings(job, plan, settings)
-    return Look(key, record, raw_status, status, look(cache, key, record, given, status), given)
+    return Look(key, record, raw_status, status, look(cache, key, record, outline, status), outline.given)
 
 
-def read_status(raw: Mapping[str, Any]) -> Status:
+def read_status(raw: bytes) -> Status:
     """What is recorded; nothing, where somebody has written into it what can't be read."""
     try:
-        return Status.model_validate_json(json.dumps(raw))
+        return Status.model_validate_json(raw)
     except ValidationError:
         return Status()
 
@@ -96,7 +84,8 @@ async def config_maps(api: Api, job: FineTuneJob) -> dict[str, dict[str, str]]:
     return found
 
 
-def look(cache: Cache, key: Key, record: Record, given: Surroundings, status: Status) -> Observed:
+def look(cache: Cache, key: Key, record: Record, outline: Outline, status: Status) -> Observed:
+    given = outline.given
     job, plan = given.job, given.plan
     own = {name: child for name, child in cache.children.get(key, {}).items() if child.owner == record.uid}
     claim = cache.children.get(key, {}).get((CLAIMS.kind, workspace_name(job)))
@@ -104,37 +93,33 @@ def look(cache: Cache, key: Key, record: Record, given: Surroundings, status: St
     train = plan.of(Stage.TRAIN)
     report = progress.report if progress and train and progress.report else None
     fresh = report if report and train and report.digest == train.digest else None
-    wanted_claim = workspace_claim(job)
     return Observed(
         job=job,
         generation=record.generation,
         status=status,
         plan=plan,
         jobs={found.name: found for found in cache.jobs_of(key, record.uid)},
-        names={p.stage: stage_name(job.metadata.name, p) for p in plan.stages if p.stage is not Stage.DEMO},
-        placements={p.stage: placement(job.spec, p.stage) for p in plan.stages},
-        gpus={p.stage: held(given, p.stage) for p in plan.stages},
-        workspace=wanted_claim is None or claim is not None,
-        workspace_stale=wanted_claim is not None and claim is not None and claim.applied != applied(wanted_claim),
-        requests=(CONFIG_MAPS.kind, requests_name(job, plan)) in own,
-        progress_ready=progress is not None,
+        names=outline.names,
+        placements=outline.placements,
+        gpus=outline.gpus,
+        limits={p.stage: job_limits(given, p) for p in plan.stages},
+        workspace=outline.claim is None or claim is not None,
+        workspace_stale=outline.claim is not None and claim is not None and claim.applied != outline.claim,
+        requests=(CONFIG_MAPS.kind, outline.requests) in own,
+        progress_ready=progress_ready(own, given),
         progress=fresh.progress if fresh else None,
         curve=fresh.curve if fresh else (),
         served=served(cache, own, given),
-        demo_url=demo_url(given),
+        demo_url=outline.demo_url,
         peers=peers(cache, key, record, plan),
     )
 
 
-def held(given: Surroundings, stage: Stage) -> int:
-    """GPUs over all pods of the stage."""
-    planned = given.plan.of(stage)
-    pods = given.job.spec.demo.replicas if stage is Stage.DEMO else nodes_of(planned) if planned else 0
-    return pods * gpus(given.job, stage, given.settings.gpu_resource)
-
-
-def applied(manifest: dict[str, Any]) -> str:
-    return str(with_applied(manifest)["metadata"]["annotations"][APPLIED])
+def progress_ready(own: Mapping[tuple[str, str], Child], given: Surroundings) -> bool:
+    """All of it is there, and the rights are as they were made."""
+    made = ((m["kind"], m["metadata"]["name"], rights_of(m)) for m in progress_objects(given.job))
+    found = ((own.get((kind, name)), rights) for kind, name, rights in made)
+    return all(child is not None and not child.deleting and child.rights == rights for child, rights in found)
 
 
 def served(cache: Cache, own: Mapping[tuple[str, str], Child], given: Surroundings) -> Served:
@@ -146,7 +131,7 @@ def served(cache: Cache, own: Mapping[tuple[str, str], Child], given: Surroundin
     if planned is not None and pods.revision == planned.digest:
         made = demo_objects(given, planned)
         stale = any(differs(cache, own, manifest) for manifest in made) or bool(extra_demo_objects(own, made))
-    return Served(pods.revision, available=pods.settled, stale=stale, answers=pods.available > 0)
+    return Served(pods.revision, pods.settled, stale, answers=pods.available > 0, replicas=pods.replicas)
 
 
 def differs(cache: Cache, own: Mapping[tuple[str, str], Child], manifest: dict[str, Any]) -> bool:
@@ -154,7 +139,7 @@ def differs(cache: Cache, own: Mapping[tuple[str, str], Child], manifest: dict[s
     kind = kind_of(manifest)
     child = own.get((kind.kind, manifest["metadata"]["name"]))
     if child is None:
-        return not kind.optional
+        return True
     known = cache.known_generation.get(child.uid)
     return child.applied != manifest["metadata"]["annotations"][APPLIED] or known != fingerprint(kind, child)
 
@@ -201,6 +186,6 @@ def peer(cache: Cache, mate: Key, stage: Stage, digest: str) -> Peer | None:
         held = (j.gave_up or j.deleting or (j.suspended and not j.queued) or (j.over and not current) for j in jobs)
         works = not all(held)
         return Peer(mate[1], runs=True) if works else None
-    status = read_status(json.loads(record.text).get("status") or {})
+    status = read_status(record.status)
     result = next((s.result for s in status.stages if s.name is stage and s.state is not StageState.FAILED), None)
     return Peer(mate[1], result=result or {})

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_operator.cluster.api import CONFLICT, NOT_FOUND, Api, ApiError
-from finetune_operator.cluster.apply import Hands, Refused, tell
+from finetune_operator.cluster.apply import Hands, Refused
 from finetune_operator.cluster.cache import Cache, Work
 from finetune_operator.cluster.kinds import FINE_TUNE_JOBS
 from finetune_operator.cluster.observe import Look, observe, work_of
+from finetune_operator.cluster.outline import Outlines
 from finetune_operator.cluster.queue import Key, KeyQueue
-from finetune_operator.cluster.settings import Settings
+from finetune_operator.cluster.tell import Teller
 from finetune_operator.cluster.watermarks import note_pass
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
 from finetune_operator.lifecycle.observed import Decision, Make
@@ -29,12 +30,13 @@ class Reconciler:
     api: Api
     cache: Cache
     queue: KeyQueue
-    settings: Settings
+    teller: Teller
+    outlines: Outlines
 
     async def __call__(self, key: Key) -> None:
         if key not in self.cache.records or self.cache.records[key].deleting:
             return
-        look = await observe(self.cache, self.api, self.settings.pods, key)
+        look = await observe(self.cache, self.api, self.outlines, key)
         decision = await self.act(look)
         await self.write(look, decision)
         if decision.look_again_after is not None:
@@ -91,7 +93,9 @@ class Reconciler:
         note_pass(look, decision.status)
         for waiting in self.cache.put(FINE_TUNE_JOBS, written) - {look.key}:
             self.queue.add(waiting)
-        await tell(self.api, look, decision.events, datetime.now(UTC))
+        for told in decision.events:
+            log.log(logging.INFO if told.type == "Normal" else logging.WARNING, "%s", told.message)
+        self.teller.add(look.key, look.record.uid, decision.events, datetime.now(UTC))
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

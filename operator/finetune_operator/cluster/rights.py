@@ -14,24 +14,26 @@ RIGHTS: dict[tuple[str, str], tuple[str, ...]] = {
     (GROUP, f"{PLURAL}/status"): ("patch",),
     ("batch", "jobs"): (*READ, "get", "create", "patch", "delete"),
     ("", "pods"): READ,
-    ("", "configmaps"): (*READ, "get", "create", "patch"),  # patch is only handed on to trainings' pods
+    ("", "configmaps"): (*READ, "get", "create", "patch"),
     ("", "persistentvolumeclaims"): (*READ, "get", "create", "patch"),
     ("apps", "deployments"): (*READ, "create", "patch", "delete"),
     ("", "services"): (*READ, "get", "create", "patch", "delete"),
     ("networking.k8s.io", "ingresses"): (*READ, "create", "patch", "delete"),
     ("gateway.networking.k8s.io", "httproutes"): (*READ, "create", "patch", "delete"),
-    ("", "serviceaccounts"): ("get", "create"),
-    ("rbac.authorization.k8s.io", "roles"): ("get", "create"),
-    ("rbac.authorization.k8s.io", "rolebindings"): ("get", "create"),
+    ("", "serviceaccounts"): (*READ, "get", "create", "patch"),
+    ("rbac.authorization.k8s.io", "roles"): (*READ, "get", "create", "patch"),
+    ("rbac.authorization.k8s.io", "rolebindings"): (*READ, "get", "create", "patch"),
     ("events.k8s.io", "events"): ("create",),
 }
 """By API group and resource, in each namespace that is served."""
 OWN_RIGHTS = {("coordination.k8s.io", "leases"): ("get", "create", "patch")}
 """In the operator's own namespace."""
-HANDED_ON = {("", "configmaps", "patch")}
-"""Held because nobody may grant what he does not have; used by the pods that are granted it."""
-
-IMPLIED = {("apps", "deployments", "create"), ("", "services", "create"), ("networking.k8s.io", "ingresses", "create")}
+IMPLIED = {
+    ("apps", "deployments", "create"),
+    ("", "services", "create"),
+    ("networking.k8s.io", "ingresses", "create"),
+    ("gateway.networking.k8s.io", "httproutes", "create"),
+}
 """Server-side apply that makes an object is authorised as create, though the audit calls it patch."""
 
 

@@ -13,10 +13,12 @@ from finetune_operator.cluster.health import Health
 from finetune_operator.cluster.lease import while_leading
 from finetune_operator.cluster.logs import CURRENT
 from finetune_operator.cluster.metrics import RECONCILE_ERRORS, RECONCILE_SECONDS
+from finetune_operator.cluster.outline import Outlines
 from finetune_operator.cluster.queue import Key, KeyQueue
 from finetune_operator.cluster.reconcile import Reconciler
 from finetune_operator.cluster.settings import Settings
 from finetune_operator.cluster.sweep import Sweeper
+from finetune_operator.cluster.tell import Teller
 from finetune_operator.cluster.watch import watch
 
 log = logging.getLogger(__name__)
@@ -38,10 +40,12 @@ async def lead(settings: Settings, api: Api, health: Health) -> None:
     """What the one operator that holds the Lease does, each time from nothing. Until cancelled."""
     cache, queue = Cache(), KeyQueue()
     health.begin(cache)
-    reconcile = Reconciler(api, cache, queue, settings)
+    teller = Teller(api)
+    reconcile = Reconciler(api, cache, queue, teller, Outlines(settings.pods))
     errors: dict[Key, int] = {}
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(watch(settings, cache, queue, health))
+        tasks.create_task(teller.run())
         tasks.create_task(Sweeper(api, cache, queue, settings, health).run())
         for _ in range(settings.workers):
             tasks.create_task(Worker(reconcile, queue, errors).run())

@@ -16,9 +16,11 @@ from finetune_operator.manifests.names import APPLIED, DIGEST_LABEL, JOB_LABEL, 
 
 Body = Mapping[str, Any]
 
+LIMITS = ("parallelism", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+"""Fields of a Job's spec that may be edited by hand."""
 LONGEST_REPORT = 16_384
 """Characters of a progress ConfigMap's value that are read: a longer one is not of ours."""
-SPEC_METADATA = ("name", "namespace", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+SPEC_METADATA = ("name", "namespace", "uid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Record:
     version: int
     generation: int
     text: bytes
+    """The object without its status and bookkeeping: it changes only when the spec does."""
+    status: bytes
     claim: str
     """Name of the workspace's claim."""
     deleting: bool
@@ -49,6 +53,8 @@ class Child:
     deleting: bool
     demo: "DemoPods | None" = None
     report: "Report | None" = None
+    rights: str = ""
+    """What a Role or RoleBinding grants, and to whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class DemoPods:
     """What a Deployment says of its pods."""
 
     revision: str
+    replicas: int
+    """Wanted."""
     available: int
     settled: bool
     """The newest revision alone stands, all of it answering."""
@@ -90,14 +98,15 @@ def time_of(text: str | None) -> datetime | None:
 def record_of(body: Body) -> Record:
     meta = body["metadata"]
     kept = {name: meta[name] for name in SPEC_METADATA if name in meta}
-    text = json.dumps({**body, "metadata": kept}, separators=(",", ":")).encode()
+    bare = {"metadata": kept} | {name: body[name] for name in body if name not in {"metadata", "status"}}
     storage = (body.get("spec") or {}).get("storage") or {}
     stages = (body.get("status") or {}).get("stages") or ()
     return Record(
         uid=meta["uid"],
         version=int(meta["resourceVersion"]),
         generation=int(meta.get("generation", 0)),
-        text=text,
+        text=json.dumps(bare, separators=(",", ":")).encode(),
+        status=json.dumps(body.get("status") or {}, separators=(",", ":")).encode(),
         claim=str(storage.get("claimName") or f"{meta['name']}-workspace"),
         deleting="deletionTimestamp" in meta,
         standing={str(s.get("name")): (str(s.get("digest")), str(s.get("state"))) for s in stages},
@@ -126,6 +135,7 @@ def job_of(body: Body) -> StageJob:
         finished_at=time_of(status.get("completionTime") or failed.get("lastTransitionTime")),
         deleting="deletionTimestamp" in meta,
         nodes=spec.get("completions") or 1,
+        limits={name: spec[name] for name in LIMITS if name in spec},
     )
 
 
@@ -162,6 +172,16 @@ def child_of(body: Body) -> Child:
         deleting="deletionTimestamp" in meta,
         demo=demo_of(body) if "selector" in spec and "template" in spec else None,
         report=report_of(data) if PROGRESS_KEY in data else None,
+        rights=rights_of(body),
+    )
+
+
+def rights_of(body: Body) -> str:
+    """Empty for what grants nothing. The server writes the group of a subject, which is empty for an account."""
+    return (
+        json.dumps([body.get("rules"), body.get("subjects")], sort_keys=True)
+        if "rules" in body or "subjects" in body
+        else ""
     )
 
 
@@ -171,7 +191,7 @@ def demo_of(body: Body) -> DemoPods:
     seen = (status.get("observedGeneration") or 0) >= (meta.get("generation") or 0)
     alone = (status.get("updatedReplicas") or 0) == wanted == (status.get("replicas") or 0)
     revision = (meta.get("labels") or {}).get(DIGEST_LABEL, "")
-    return DemoPods(revision, available, settled=seen and alone and available >= wanted)
+    return DemoPods(revision, wanted, available, settled=seen and alone and available >= wanted)
 
 
 def report_of(data: Mapping[str, Any]) -> Report | None:

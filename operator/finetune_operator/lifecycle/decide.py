@@ -51,8 +51,10 @@ def decide(seen: Observed, now: datetime) -> Decision:
         status=status,
         apply=tuple(want for step in steps for want in step.apply) + demo.apply + kept(seen),
         switch=tuple(switch for step in steps for switch in step.switch),
+        mend=tuple(mend for step in steps for mend in step.mend),
         remove=tuple(r for step in steps for r in step.remove) + (superseded(seen) if seen.plan else ()) + gone,
         drop_demo=demo.drop and seen.plan is not None,
+        scale_demo=demo.scale,
         events=changes(seen.status, stages, problem),
         look_again_after=AFTER_APPLYING if demo.apply else look_again(seen, later),
     )

@@ -36,4 +36,6 @@ ROWS = (
     Row("Failed", "the spec was edited", "Pending", "delete the Job"),
     Row("Succeeded", "the Job is gone", "Succeeded", "nothing"),
     Row("Failed", "the Job is gone", "Failed", "nothing"),
+    Row("Running", "what its pod needs was deleted, or its rights were edited", "Running", "make it again"),
+    Row("Running", "its Job's numbers were edited by hand", "Running", "write them back"),
 )

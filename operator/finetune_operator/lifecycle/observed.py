@@ -57,6 +57,8 @@ class StageJob:
     finished_at: datetime | None = None
     deleting: bool = False
     nodes: int = 1
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Those of its numbers that anybody may edit."""
     pods: tuple[Pod, ...] = ()
 
     @property
@@ -83,6 +85,8 @@ class Served:
     """Something of it is missing, edited by hand, or not as the job now says."""
     answers: bool = False
     """Any revision answers."""
+    replicas: int = 0
+    """Pods that are wanted of it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ class Observed:
     placements: Mapping[Stage, str] = field(default_factory=dict)
     gpus: Mapping[Stage, int] = field(default_factory=dict)
     """GPUs that the stage holds while it runs, over all its pods."""
+    limits: Mapping[Stage, Mapping[str, int]] = field(default_factory=dict)
+    """What the limits of each stage's Job are to be."""
     workspace: bool = False
     """The claim is there, or is the user's own."""
     workspace_stale: bool = False
@@ -122,7 +128,7 @@ class Observed:
     requests: bool = False
     """The ConfigMap with this plan's requests is there."""
     progress_ready: bool = False
-    """The progress ConfigMap and its rights are there."""
+    """The progress ConfigMap and its rights are there, as they were made."""
     progress: Progress | None = None
     curve: tuple[tuple[int, float], ...] = ()
     """Step and loss, thinned."""
@@ -159,6 +165,15 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class Mend:
+    """Write the limits of a Job as they were before somebody edited them; None takes one away."""
+
+    name: str
+    uid: str
+    limits: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
     """Delete a Job; its pods are asked to save."""
 
@@ -178,14 +193,17 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens next, in this order: apply, switch, remove, status, events."""
+    """What happens next, in this order: apply, switch, mend, remove, status, events."""
 
     status: Status
     apply: tuple[Want, ...] = ()
     switch: tuple[Switch, ...] = ()
+    mend: tuple[Mend, ...] = ()
     remove: tuple[Remove, ...] = ()
     drop_demo: bool = False
     """Take the demo down."""
+    scale_demo: int | None = None
+    """So many pods for the demo that stands, of whatever revision."""
     events: tuple[Told, ...] = ()
     look_again_after: float | None = None
     """Seconds; None waits for a change."""

@@ -1,7 +1,7 @@
 """The demo: when it moves to a new model, when it stays on the last good one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -31,9 +31,18 @@ class Demo:
     apply: tuple[Want, ...] = ()
     drop: bool = False
     """Take it down: the job no longer has one."""
+    scale: int | None = None
+    """So many pods for what stands, which is of an earlier plan and can't be applied anew."""
 
 
 def serve(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
+    demo = move(seen, stages, now)
+    wanted = 0 if seen.job.spec.suspend else seen.job.spec.demo.replicas
+    stands = bool(seen.served.revision) and not demo.apply and not demo.drop
+    return replace(demo, scale=wanted) if stands and seen.served.replicas != wanted else demo
+
+
+def move(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
     planned = seen.plan.of(Stage.DEMO) if seen.plan else None
     if planned is None:
         return Demo(None, drop=bool(seen.served.revision))
@@ -47,8 +56,10 @@ def serve(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
         message = f"{shut.message} {shut.cure}"
         return Demo(base.model_copy(update={"state": StageState.FAILED, "reason": shut.reason, "message": message}))
     moved = seen.served.revision == planned.digest
-    apply = () if moved and not seen.served.stale else (Want(Make.DEMO, Stage.DEMO),)
-    return Demo(served(seen, base, now, open_=moved and not apply and seen.served.available), apply)
+    as_said = moved and not seen.served.stale
+    requests = () if seen.requests else (Want(Make.REQUESTS),)
+    apply = requests if as_said else (*requests, Want(Make.DEMO, Stage.DEMO))
+    return Demo(served(seen, base, now, open_=as_said and seen.served.available), apply)
 
 
 def served(seen: Observed, base: StageStatus, now: datetime, *, open_: bool) -> StageStatus:

@@ -6,7 +6,7 @@ from datetime import datetime
 from finetune_jobs.contract import Stage
 from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
-from finetune_operator.lifecycle.observed import Make, Observed, Remove, StageJob, Switch, Want
+from finetune_operator.lifecycle.observed import Make, Mend, Observed, Remove, StageJob, Switch, Want
 from finetune_operator.lifecycle.peers import settle
 from finetune_operator.lifecycle.verdict import DONE, told, verdict
 from finetune_operator.plan import PlannedStage
@@ -19,6 +19,7 @@ class Step:
     status: StageStatus
     apply: tuple[Want, ...] = ()
     switch: tuple[Switch, ...] = ()
+    mend: tuple[Mend, ...] = ()
     remove: tuple[Remove, ...] = ()
 
 
@@ -66,10 +67,6 @@ def start(seen: Observed, planned: PlannedStage, status: StageStatus, now: datet
         return Step(status.model_copy(update={"state": StageState.SUSPENDED}))
     if seen.refusal is not None:
         return Step(status.model_copy(update=told(seen.refusal)))
-    there = {Make.WORKSPACE: seen.workspace, Make.REQUESTS: seen.requests}
-    if planned.stage is Stage.TRAIN:
-        there[Make.PROGRESS] = seen.progress_ready
-    missing = tuple(Want(make) for make, done in there.items() if not done)
     begun = status.model_copy(
         update={
             "state": StageState.QUEUED if seen.job.spec.queue_name else StageState.RUNNING,
@@ -78,11 +75,19 @@ def start(seen: Observed, planned: PlannedStage, status: StageStatus, now: datet
             "started_at": now,
         }
     )
-    return Step(begun, apply=(*missing, Want(Make.STAGE, planned.stage)))
+    return Step(begun, apply=(*missing(seen, planned), Want(Make.STAGE, planned.stage)))
+
+
+def missing(seen: Observed, planned: PlannedStage) -> tuple[Want, ...]:
+    """What the stage's pod needs and is not there, or no longer as it was made."""
+    there = {Make.WORKSPACE: seen.workspace, Make.REQUESTS: seen.requests}
+    if planned.stage is Stage.TRAIN:
+        there[Make.PROGRESS] = seen.progress_ready
+    return tuple(Want(make) for make, done in there.items() if not done)
 
 
 def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob, now: datetime) -> Step:
-    """A Job that is not over: suspend it, let it go on, or make it anew as the job now says."""
+    """A Job that is not over: suspend it, let it go on, make it anew as the job now says, undo what others did."""
     if job.deleting:
         return Step(status)
     if seen.job.spec.suspend:
@@ -92,7 +97,9 @@ def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: Stage
         return Step(held, switch=() if job.suspended else (Switch(job.name, job.uid, suspend=True),))
     if job.placement != seen.placements[planned.stage] and not job.busy:
         return Step(status.model_copy(update={"state": StageState.PENDING}), remove=removal(job))
-    return resume(seen, planned, status, job, now) if job.suspended and not job.queued else Step(status)
+    if job.suspended and not job.queued:
+        return resume(seen, planned, status, job, now)
+    return Step(status, apply=missing(seen, planned), mend=mended(seen, planned, job))
 
 
 def resume(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob, now: datetime) -> Step:
@@ -102,6 +109,14 @@ def resume(seen: Observed, planned: PlannedStage, status: StageStatus, job: Stag
         return Step(settled, remove=removal(job))
     resumed = status.model_copy(update={"state": StageState.RUNNING, "reason": reasons.STARTED})
     return Step(resumed, switch=(Switch(job.name, job.uid, suspend=False),))
+
+
+def mended(seen: Observed, planned: PlannedStage, job: StageJob) -> tuple[Mend, ...]:
+    """Limits that were edited by hand: a Job without pods, or with a time to live, would stall or lose its result."""
+    wanted = seen.limits.get(planned.stage, {})
+    strayed: dict[str, int | None] = {name: n for name, n in wanted.items() if job.limits.get(name) != n}
+    strayed |= dict.fromkeys(job.limits.keys() - wanted.keys()) if wanted else {}
+    return (Mend(job.name, job.uid, strayed),) if strayed else ()
 
 
 def removal(job: StageJob) -> tuple[Remove, ...]:

@@ -44,18 +44,27 @@ def stage_job(given: Surroundings, planned: PlannedStage) -> Manifest:
     meta = metadata(job, name, planned.stage, planned.digest)
     meta["annotations"] = {PLACEMENT: placement(spec, planned.stage)}
     body: Manifest = {
-        "backoffLimit": (given.settings.attempts - 1) * nodes,
-        "activeDeadlineSeconds": given.settings.deadline,
+        **job_limits(given, planned),
         "podFailurePolicy": FAILURE_POLICY,
         "podReplacementPolicy": "Failed",  # two pods of one stage would only wait for each other
         "template": pod_template(given, planned, name, nodes),
     }
     if nodes > 1:
-        body |= {"completions": nodes, "parallelism": nodes, "completionMode": "Indexed"}
+        body |= {"completions": nodes, "completionMode": "Indexed"}
     if spec.queue_name:
         meta["labels"][QUEUE_LABEL] = spec.queue_name
         body["suspend"] = True
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": body}
+
+
+def job_limits(given: Surroundings, planned: PlannedStage) -> dict[str, int]:
+    """What the API server lets anybody change in a Job that is there, `suspend` apart."""
+    nodes = nodes_of(planned)
+    return {
+        "parallelism": nodes,
+        "backoffLimit": (given.settings.attempts - 1) * nodes,
+        "activeDeadlineSeconds": given.settings.deadline,
+    }
 
 
 def pod_template(given: Surroundings, planned: PlannedStage, name: str, nodes: int) -> Manifest:

@@ -131,3 +131,39 @@ def test_rates_that_cant_be_read_keep_the_gate_shut():
 def test_a_demo_that_is_no_longer_asked_for_is_taken_down():
     seen = replace(look("  demo: {enabled: false}\n", **ALL_DONE), served=Served("old", answers=True))
     assert decide(seen, NOW).drop_demo
+
+
+def test_what_a_running_stage_lacks_is_made_again():
+    bare = replace(look(**UP_TO_TRAIN, train="running"), workspace=False, requests=False, progress_ready=False)
+    assert [want.make for want in decide(bare, NOW).apply] == [Make.WORKSPACE, Make.REQUESTS, Make.PROGRESS]
+
+
+LIMITS = {"parallelism": 1, "backoffLimit": 2}
+EDITED = [
+    (LIMITS, None),
+    (LIMITS | {"parallelism": 0}, {"parallelism": 1}),
+    (LIMITS | {"ttlSecondsAfterFinished": 0}, {"ttlSecondsAfterFinished": None}),
+    ({"backoffLimit": 9}, {"parallelism": 1, "backoffLimit": 2}),
+]
+
+
+@pytest.mark.parametrize(("found", "written"), EDITED)
+def test_a_running_job_has_the_limits_that_it_was_made_with(found, written):
+    seen = look(model="running")
+    jobs = {name: replace(job, limits=found) for name, job in seen.jobs.items()}
+    mended = decide(replace(seen, jobs=jobs, limits={Stage.MODEL: LIMITS}), NOW).mend
+    assert [mend.limits for mend in mended] == ([written] if written else [])
+
+
+SCALES = [("  suspend: true\n", 1, 0), ("", 0, 1), ("  suspend: true\n", 0, None), ("", 1, None)]
+
+
+@pytest.mark.parametrize(("extra", "stands", "wanted"), SCALES)
+def test_a_demo_of_an_earlier_plan_follows_suspend(extra, stands, wanted):
+    seen = replace(look(extra, **UP_TO_TRAIN), served=replace(OLD, replicas=stands))
+    assert decide(seen, NOW).scale_demo == wanted
+
+
+def test_a_demo_is_applied_after_the_request_that_it_reads():
+    seen = replace(look(**ALL_DONE), requests=False)
+    assert [want.make for want in decide(seen, NOW).apply] == [Make.REQUESTS, Make.DEMO]

@@ -55,6 +55,8 @@ CASES = {
     ("Failed", ROWS[16].seen): (look(generation=2, **UP_TO_TRAIN, train="lost"), MAKE, None, False),
     ("Succeeded", ROWS[17].seen): (look(**UP_TO_TRAIN, train="done"), NEXT, None, False),
     ("Failed", ROWS[18].seen): (look(**UP_TO_TRAIN, train="lost"), (), None, False),
+    ("Running", ROWS[19].seen): (replace(trains(), progress_ready=False), (Want(Make.PROGRESS),), None, False),
+    ("Running", ROWS[20].seen): (replace(trains(), limits={Stage.TRAIN: {"parallelism": 1}}), (), None, False),
 }  # fmt: skip
 
 
