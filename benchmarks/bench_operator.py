@@ -1,12 +1,20 @@
 """``make bench-operator``: how soon the operator acts, and what a thousand jobs cost it.
 
-    python benchmarks/bench_operator.py [--jobs 1000] [--single 20]
+    python benchmarks/bench_operator.py [--jobs 1000] [--twice] [--single 20]
 
-A real etcd, kube-apiserver and kube-controller-manager on this machine; a player ends every stage's pod at once. All
-times come from the API server's own audit log, in seconds: `firstJob` from the end of a FineTuneJob's creation to the
-end of its first Job's, `handOff` from the pod's end being written to the next Job's creation. `apiCallsPerJob` are the
-operator's calls without watches, lists and its Lease. `kopfAlone` is an operator on the same objects whose handlers do
-nothing. The last line is JSON.
+A real etcd, kube-apiserver and kube-controller-manager on this machine; a player ends the stages' pods. Each row has a
+control plane and an operator of its own:
+
+- one: jobs one after the other, each by a kubectl of its own, whose stages end at once
+- running: a hundred jobs at a time, whose stages last 5 to 15 s
+- burst: a hundred jobs submitted at once, whose stages end at once: the machine is full
+- many: --jobs of them, the same; twice: twice as many
+- kopfAlone: a kopf operator beside ours whose handlers do nothing, on the events of a hundred jobs
+
+All times come from the API server's own audit log, in seconds: `firstJob` from the end of a FineTuneJob's creation to
+the end of its first Job's, `handOff` from the pod's end being written to the next Job's creation. `apiCallsPerJob` are
+the operator's calls without watches, lists and its Lease. `cpuSecondsPerJob` is user and system time by process: they
+share the machine's cores, and the operator waits for the others. The last line is JSON.
 """
 
 import argparse
@@ -15,6 +23,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import re
 import signal
 import ssl
@@ -25,7 +34,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,8 +56,8 @@ STAGES = ["model", "dataset", "train", "export", "merge", "evaluate"]
 OPERATOR_AGENT = "OpenAPI-Generator"
 """User agent of the operator's calls; kopf's watches and the player have others."""
 POD = re.compile(r"^(job-\d+)-([a-z]+)-")
-REST = 20
-"""Seconds at rest over which processor time is measured."""
+REST = 60
+"""Seconds at rest over which processor time is measured: as long as from one sweep to the next."""
 KOPF_ALONE = """
 import asyncio, kopf
 async def nothing(**_): pass
@@ -177,63 +186,105 @@ def summary(plane: ControlPlane, namespace: str, names: list[str]) -> dict[str, 
     }
 
 
+def cpu_seconds(plane: ControlPlane, **others: int) -> dict[str, float]:
+    """Processor seconds so far, by process."""
+    found = {name: memory_and_time(process.pid)[1] for name, process in plane.processes.items()}
+    found |= {name: memory_and_time(pid)[1] for name, pid in others.items()}
+    times = os.times()
+    return found | {"player": times.user + times.system}
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[tuple[ControlPlane, Player, dict[str, str]]]:
+    """A control plane with a player, and the environment of an operator for it."""
+    with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as plane, Player(plane) as player:
+        plane.install(ROOT / "crds" / "finetunejobs.finetune.dev.yaml")
+        for name in ("finetune-system", "bench"):
+            plane.kubectl("create", "namespace", name)
+        port = str(free_port())
+        yield plane, player, {
+            "KUBECONFIG": str(plane.kubeconfig), "FINETUNE_HOST": "127.0.0.1", "FINETUNE_PORT": port
+        }  # fmt: skip
+        assert all(count == 1 for count in player.played.values()), "a stage was run twice"
+
+
+def operator(plane: ControlPlane, environment: dict[str, str]) -> "contextlib.AbstractContextManager[Any]":
+    return running([sys.executable, "-m", "finetune_operator.cluster"], plane.folder / "operator.log", environment)
+
+
+def measure_one(count: int) -> dict[str, Any]:
+    """Jobs one after the other, each by a kubectl of its own."""
+    names = [f"job-{n}" for n in range(count)]
+    with cluster() as (plane, _, environment), operator(plane, environment) as process:
+        before, began = cpu_seconds(plane, operator=process.pid), time.monotonic()
+        for number, name in enumerate(names):
+            done = plane.kubectl("apply", "-f", "-", stdin=json.dumps(job("bench", name)))
+            assert done.returncode == 0, done.stderr
+            wait_until_ready(plane, "bench", number + 1)
+        seconds = (time.monotonic() - began) / count
+        return row(plane, process.pid, names, before, round(seconds, 2))
+
+
+def measure_many(count: int, lasts: tuple[float, float] = (0, 0)) -> dict[str, Any]:
+    """Jobs all at once, whose stages last so many seconds."""
+    names, dice = [f"job-{n}" for n in range(count)], random.Random(7)
+    with cluster() as (plane, player, environment), operator(plane, environment) as process:
+        player.lasts = lambda: dice.uniform(*lasts)
+        before, began = cpu_seconds(plane, operator=process.pid), time.monotonic()
+        asyncio.run(submit_all(plane, "bench", names))
+        wait_until_ready(plane, "bench", count)
+        return row(plane, process.pid, names, before, round(time.monotonic() - began, 1))
+
+
+def row(plane: ControlPlane, pid: int, names: list[str], before: dict[str, float], seconds: float) -> dict[str, Any]:
+    after = cpu_seconds(plane, operator=pid)
+    cost = {name: round((after[name] - before[name]) / len(names), 4) for name in before}
+    idle = at_rest(pid)
+    return summary(plane, "bench", names) | {
+        "seconds": seconds,
+        "rssMiB": round(memory_and_time(pid)[0], 1),
+        "idleCpu": idle,
+        "cpuSecondsPerJob": cost,
+    }
+
+
+def measure_kopf(count: int) -> dict[str, Any]:
+    names = [f"job-{n}" for n in range(count)]
+    with (
+        cluster() as (plane, _, environment),
+        operator(plane, environment) as process,
+        running([sys.executable, "-c", KOPF_ALONE], plane.folder / "kopf.log", environment) as kopf,
+    ):
+        before = cpu_seconds(plane, operator=process.pid, kopf=kopf.pid)
+        asyncio.run(submit_all(plane, "bench", names))
+        wait_until_ready(plane, "bench", count)
+        idle = at_rest(kopf.pid)
+        after = cpu_seconds(plane, operator=process.pid, kopf=kopf.pid)
+        cost = {name: round((after[name] - before[name]) / count, 4) for name in ("kopf", "operator")}
+        rss = round(memory_and_time(kopf.pid)[0], 1)
+        return {"jobs": count, "rssMiB": rss, "idleCpu": idle, "cpuSecondsPerJob": cost}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--twice", action="store_true", help="also twice as many: how the cost grows")
     parser.add_argument("--single", type=int, default=20, help="jobs one after the other, by kubectl")
+    parser.add_argument("--rows", nargs="*", default=["one", "running", "burst", "many", "kopfAlone"])
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as plane, Player(plane) as player:
-        plane.install(ROOT / "crds" / "finetunejobs.finetune.dev.yaml")
-        for name in ("finetune-system", "one", "many"):
-            plane.kubectl("create", "namespace", name)
-        settings = {
-            "KUBECONFIG": str(plane.kubeconfig),
-            "FINETUNE_HOST": "127.0.0.1",
-            "FINETUNE_PORT": str(free_port()),
-        }
-        command = [sys.executable, "-m", "finetune_operator.cluster"]
-        with running(command, Path(folder) / "operator.log", settings) as operator:
-            result = {
-                "one": measure_one(plane, operator.pid, asked.single),
-                "many": measure_many(plane, operator.pid, asked.jobs),
-            }
-            assert all(count == 1 for count in player.played.values()), "a stage was run twice"
-        with running([sys.executable, "-c", KOPF_ALONE], Path(folder) / "kopf.log", settings) as kopf:
-            time.sleep(REST)
-            peak = memory_and_time(kopf.pid)[0]
-            result["kopfAlone"] = {"rssMiB": round(peak, 1), "idleCpu": at_rest(kopf.pid)}
-        print(json.dumps(result))
-
-
-def measure_one(plane: ControlPlane, pid: int, count: int) -> dict[str, Any]:
-    """Jobs one after the other, each by a kubectl of its own."""
-    names = [f"job-{n}" for n in range(count)]
-    began = time.monotonic()
-    for number, name in enumerate(names):
-        done = plane.kubectl("apply", "-f", "-", stdin=json.dumps(job("one", name)))
-        assert done.returncode == 0, done.stderr
-        wait_until_ready(plane, "one", number + 1)
-    seconds = round((time.monotonic() - began) / count, 2)
-    cost = {"seconds": seconds, "idleCpu": at_rest(pid), "rssMiB": round(memory_and_time(pid)[0], 1)}
-    return summary(plane, "one", names) | cost
-
-
-def measure_many(plane: ControlPlane, pid: int, count: int) -> dict[str, Any]:
-    names = [f"job-{n}" for n in range(count)]
-    _, cpu_before = memory_and_time(pid)
-    began = time.monotonic()
-    asyncio.run(submit_all(plane, "many", names))
-    wait_until_ready(plane, "many", count)
-    seconds = time.monotonic() - began
-    _, cpu = memory_and_time(pid)
-    idle = at_rest(pid)
-    rss, _ = memory_and_time(pid)
-    return summary(plane, "many", names) | {
-        "seconds": round(seconds, 1),
-        "rssMiB": round(rss, 1),
-        "idleCpu": idle,
-        "cpuSecondsPerJob": round((cpu - cpu_before) / count, 3),
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "one": lambda: measure_one(asked.single),
+        "running": lambda: measure_many(100, (5, 15)),
+        "burst": lambda: measure_many(100),
+        "many": lambda: measure_many(asked.jobs),
+        "twice": lambda: measure_many(2 * asked.jobs),
+        "kopfAlone": lambda: measure_kopf(100),
     }
+    result = {}
+    for name in [*asked.rows, *(["twice"] if asked.twice else [])]:
+        result[name] = measures[name]()
+        print(f"{name}: {json.dumps(result[name])}", flush=True)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

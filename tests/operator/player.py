@@ -81,6 +81,8 @@ class Player:
         """Pods by namespace, FineTuneJob, stage and digest: how often each was really started."""
         self.ended: dict[str, float] = {}
         """Time of each pod's end by its name."""
+        self.lasts: Callable[[], float] = lambda: 0.0
+        """Seconds until a pod that ends does so."""
         self.paused = threading.Event()
         self._uids: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +148,7 @@ class Player:
         if isinstance(act, Stays):
             await self.write(pod, {"phase": act.phase, **act.status})
             return
+        await asyncio.sleep(self.lasts())
         await self.write(pod, ended(act, stage, digest))
         self.ended[meta["name"]] = asyncio.get_running_loop().time()
 
