@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: cluster cluster-down test-cluster help setup setup-dev quickstart test test-unit test-api test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
+.PHONY: cluster cluster-down test-cluster help setup setup-dev quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
 	bench-quickstart bench-data bench-merge bench-operator bench-gpu clean
 
 help: ## say what each target does
@@ -40,12 +40,14 @@ setup-dev: .venv/dev ## the same, and what tests and linters need
 quickstart: setup ## train, judge and serve the small example; ends with an open demo
 	$(BIN)/finetune run examples/smollm2-react.yaml
 
-test: lint test-unit test-api test-operator test-stages test-local test-e2e ## every check, the quick ones first
+test: lint test-unit test-api test-chart test-operator test-stages test-local test-e2e ## every check, the quick ones first
 
 test-unit: setup-dev ## pure code and tiny models, in seconds
 	$(BIN)/pytest tests/unit
 test-api: setup-dev ## the resource on a real API server (its programs are built once, some 7 minutes)
 	$(BIN)/pytest tests/api
+test-chart: setup-dev ## the Helm chart: linters, rights, and its life on a real API server (helm is built once, some 4 minutes)
+	$(BIN)/pytest tests/chart
 test-operator: setup-dev ## the operator on a real control plane: whole lives, hostile cases, kills, rights
 	$(BIN)/pytest tests/operator
 test-chaos: setup-dev ## kill the operator between any two of its calls, and at 100 random moments over 20 jobs
@@ -91,6 +93,7 @@ lock: .venv/uv-$(UV_VERSION) ## resolve requirements/*.in into pins with hashes
 		--constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
 		--constraint requirements/dev.txt requirements/operator.in -o requirements/operator.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes requirements/checkov.in -o requirements/checkov.txt
 
 bench-quickstart: setup ## the example from nothing to the open demo, and again
 	$(BIN)/python benchmarks/bench_quickstart.py
