@@ -36,6 +36,7 @@
   resources:
   - configmaps
   - persistentvolumeclaims
+  - serviceaccounts
   verbs:
   - list
   - watch
@@ -84,20 +85,16 @@
   - patch
   - delete
 - apiGroups:
-  - ''
-  resources:
-  - serviceaccounts
-  verbs:
-  - get
-  - create
-- apiGroups:
   - rbac.authorization.k8s.io
   resources:
   - roles
   - rolebindings
   verbs:
+  - list
+  - watch
   - get
   - create
+  - patch
 - apiGroups:
   - events.k8s.io
   resources:
