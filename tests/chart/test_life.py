@@ -171,6 +171,8 @@ def test_a_definition_that_was_there_before_is_left_or_taken_over(release, clust
     release.helm("upgrade", str(CHART), "--take-ownership", *said("crds.install=true"))
     owner = json.loads(cluster.kubectl("get", DEFINITION, "-o", "json"))["metadata"]["annotations"]
     assert owner["meta.helm.sh/release-name"] == RELEASE
+    release.helm("upgrade", str(CHART), *said("crds.install=false"))
+    assert release.is_there(DEFINITION), "the switch does not take it away from the jobs"
 
 
 def test_monitoring_is_installed_where_it_is_switched_on(release, cluster):
