@@ -4,7 +4,8 @@ import json
 from dataclasses import fields
 
 import pytest
-from tests.chart.helm import CHART, ROOT, environment, helm, of_kind, only, rendered, said, template
+from tests.chart.conftest import arguments_of
+from tests.chart.helm import CHART, NAMESPACE, RELEASE, ROOT, environment, helm, of_kind, only, rendered, said, template
 from tests.generated import CHART as GENERATED_FOR
 
 from finetune_operator.api.crd import crd
@@ -147,6 +148,23 @@ def test_a_wrong_value_is_refused_with_where_it_stands(value, sentence):
     done = template(*said(value))
     assert done.returncode != 0
     assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "sentences"),
+    [
+        ("default", ("serves the FineTuneJobs of all namespaces", "the pods of FineTuneJobs are not yet")),
+        ("cluster-wide", ("crds.install=false", "kubectl -n default apply")),
+        ("everything", ("serves FineTuneJobs in team-a, team-b", "kubectl -n team-a apply", "deployment/tuner")),
+        ("least", ("No NetworkPolicy was made", "finetune-system/granted-elsewhere to roles of your own")),
+    ],
+)
+def test_the_notes_say_what_to_do_next(name, sentences):
+    how = ("--dry-run=client", "--namespace", NAMESPACE, *arguments_of(name))
+    done = helm("install", RELEASE, str(CHART), *how)
+    assert done.returncode == 0, done.stderr
+    _, _, notes = done.stdout.partition("NOTES:")
+    assert [sentence for sentence in sentences if sentence not in notes] == []
 
 
 def test_a_parent_chart_may_hand_down_its_globals():
