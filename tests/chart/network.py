@@ -15,6 +15,7 @@ class Peer:
     """A pod, or without a namespace an address outside the cluster."""
 
     address: str
+    """Empty for a pod as plugins see it that count no pod as an address."""
     namespace: str = ""
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -45,6 +46,8 @@ def lets_through(rule: dict[str, Any], side: str, namespace: str, other: Peer) -
 
 def is_peer(peer: dict[str, Any], namespace: str, other: Peer) -> bool:
     if "ipBlock" in peer:
+        if not other.address:
+            return False
         block, address = peer["ipBlock"], ipaddress.ip_address(other.address)
         return address in ipaddress.ip_network(block["cidr"]) and not any(
             address in ipaddress.ip_network(hole) for hole in block.get("except", ())

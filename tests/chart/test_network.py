@@ -91,6 +91,13 @@ def test_the_page_can_be_kept_to_the_ingress_controller():
     assert not may_talk(policies, STRANGER, stage("demo"), 8501)
 
 
+def test_pods_need_no_address_to_be_known(policies):
+    """Some network plugins match pods by their labels alone, whatever an ipBlock says."""
+    ingress, dns = Peer("", INGRESS.namespace, INGRESS.labels), Peer("", DNS.namespace, DNS.labels)
+    assert may_talk(policies, ingress, stage("demo"), 8501)
+    assert may_talk(policies, stage("model"), dns, 53, "UDP")
+
+
 def test_other_peoples_pods_are_left_alone(policies):
     assert may_talk(policies, STRANGER, INTERNET, 80)
     assert may_talk(policies, INTERNET, STRANGER, 80)
