@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: cluster cluster-down test-cluster help setup setup-dev quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
+.PHONY: cluster cluster-down images test-cluster help setup setup-dev quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
 	bench-quickstart bench-data bench-merge bench-operator bench-gpu clean
 
 help: ## say what each target does
@@ -71,6 +71,10 @@ cluster: .venv/cluster ## a real single-node Kubernetes on this machine, as root
 	@$(BIN)/python -m tests.kubernetes.cluster up
 cluster-down: .venv/cluster ## end it; nothing of it stays
 	@$(BIN)/python -m tests.kubernetes.cluster down
+
+CLUSTER := $(or $(FINETUNE_TEST_CACHE),$(HOME)/.cache/finetune-operator-tests)/cluster
+images: .venv/uv-$(UV_VERSION) ## the three images by docker, podman or buildah; into the test cluster too when it is up
+	$(BIN)/python images/build.py $(if $(wildcard $(CLUSTER)/containerd.sock),--cluster $(CLUSTER))
 
 lint: setup-dev ## ruff, mypy, import-linter, generated files
 	$(BIN)/ruff check .

@@ -1,10 +1,11 @@
 """Build the images with the engine that this machine has: docker, podman or buildah.
 
     python images/build.py operator trainer demo      # or: make images
-    python images/build.py operator --load            # and bring it into the test cluster
+    python images/build.py operator --cluster FOLDER  # and bring it into a test cluster: make cluster says its folder
 
 BASE_IMAGE is the Debian that they stand on, docker.io/library/debian:bookworm-slim when it is not set;
-BASE_IMAGE=mmdebstrap makes one from Debian packages, where no image registry can be reached.
+BASE_IMAGE=mmdebstrap makes one from Debian packages, where no image registry can be reached. REGISTRY stands before the
+names, localhost when it is not set; the tag is the version in pyproject.toml, as the chart has it.
 """
 
 import argparse
@@ -13,12 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("operator", "demo", "trainer")
-"""In this order: the trainer stands on the demo."""
+NAMES = ("operator", "trainer", "demo")
+ENVIRONMENT = "environment"
+"""What trainer and demo stand on."""
 ENGINES = ("docker", "podman", "buildah")
 OWN_BASE = "localhost/debian:bookworm"
 RELEASE = "bookworm"
@@ -26,8 +29,12 @@ LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/us
 """Nobody reads them in a container."""
 
 
+def version() -> str:
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
 def tag(name: str) -> str:
-    return f"localhost/finetune-{name}:latest"
+    return f"{os.environ.get('REGISTRY', 'localhost')}/finetune-{name}:{version()}"
 
 
 def engine() -> str:
@@ -81,9 +88,10 @@ def certificates() -> list[str]:
 
 
 def build(program: str, name: str, on: str) -> None:
-    arguments = {"BASE_IMAGE": on, "REVISION": output("git", "rev-parse", "HEAD")}
-    if name == "trainer":
-        arguments = {"DEMO_IMAGE": tag("demo"), "REVISION": arguments["REVISION"]}
+    arguments = {"BASE_IMAGE": on}
+    if name != ENVIRONMENT:
+        revision = output("git", "rev-parse", "HEAD")
+        arguments |= {"ENVIRONMENT_IMAGE": tag(ENVIRONMENT), "VERSION": version(), "REVISION": revision}
     # Steps run as this build's own processes: it works inside containers and without cgroups.
     own = ["--isolation", "chroot", "--layers"] if program == "buildah" else []
     options = [*own, "--network", "host", *certificates(), *[f"--build-arg={k}={v}" for k, v in arguments.items()]]
@@ -116,6 +124,8 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     program = engine()
     on = base(program)
+    if {"trainer", "demo"} & set(given.names):
+        build(program, ENVIRONMENT, on)
     for name in given.names:
         build(program, name, on)
         if given.cluster:
