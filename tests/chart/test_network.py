@@ -73,7 +73,8 @@ def test_nobody_reaches_a_stage_but_the_demos_page_and_the_trainings_own_pods(po
 
 def test_the_operator_reaches_the_api_server_and_is_reached_for_metrics(policies, operator):
     assert may_talk(policies, operator, API_SERVER, 6443)
-    assert not may_talk(policies, operator, DNS, 53, "UDP")
+    assert may_talk(policies, operator, DNS, 53, "UDP")
+    assert not may_talk(policies, operator, INTERNET, 80)
     assert not may_talk(policies, operator, STRANGER, 8080)
     assert may_talk(policies, PROMETHEUS, operator, 8080)
     assert not may_talk(policies, PROMETHEUS, operator, 22)

@@ -71,12 +71,13 @@ runAsGroup: 10001
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* The service account's token, for one hour at a time and for the one container that needs it. */}}
+{{/* The service account's token as Kubernetes would mount it, for the one container that needs it: 3607 s is what it
+writes itself, and the API server lets such a token that was not renewed in time go on with a warning. */}}
 {{- define "finetune-operator.tokenVolume" -}}
 projected:
   defaultMode: 0440
   sources:
-    - serviceAccountToken: {path: token, expirationSeconds: 3600}
+    - serviceAccountToken: {path: token, expirationSeconds: 3607}
     - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
     - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 {{- end }}
