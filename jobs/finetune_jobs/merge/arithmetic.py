@@ -19,7 +19,7 @@ from finetune_jobs.merge.conversion import LARGEST, all_finite, fits, narrow, wi
 from finetune_jobs.merge.plan import Weight
 from finetune_jobs.merge.tensors import FLOATS, ITEM_BYTES, StoredTensor, read_into
 
-CHUNK = 1 << 21
+CHUNK = 1 << 20
 """Elements of a piece: as many rows as a matrix product needs to run at full speed."""
 SLICE = 1 << 16
 """Elements of each step around the product: they stay in a core's own cache."""
