@@ -30,9 +30,9 @@ class Proxy:
         self.kubeconfig = plane.folder / f"proxy-{self.port}.kubeconfig"
         self.calls: Counter[str] = Counter()
         """By method and resource; watches and the Lease apart."""
-        self.before: Callable[[], None] = lambda: None
-        """Called before a call that changes something goes on."""
-        self.after: Callable[[], None] = lambda: None
+        self.before: Callable[[], bool] = lambda: False
+        """Called before a call that changes something goes on; True ends it there."""
+        self.after: Callable[[], bool] = lambda: False
         """Called when such a call has been carried out, before its answer goes back."""
         self.mute = threading.Event()
         """Watches go silent without being closed: dropped packets, no RST."""
@@ -84,8 +84,8 @@ class Proxy:
         watches = request.query.get("watch") == "true"
         if not watches and "/leases" not in request.path:
             self.calls[f"{request.method} {request.path.split('/')[-1 if request.method == 'POST' else -2]}"] += 1
-        if changes:
-            self.before()
+        if changes and self.before():
+            return self._abort(request)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}
         headers |= {"Authorization": f"Bearer {self.plane.token}", "Impersonate-User": self.account,
                     "Impersonate-Group": "system:authenticated"}  # fmt: skip
@@ -99,9 +99,12 @@ class Proxy:
                     return web.Response(status=answer.status, headers=self._kept(answer), body=whole)
                 return await self._answer(request, answer, watches=watches)
         except aiohttp.ClientConnectionError:  # one side is gone: so is this connection
-            if request.transport is not None:
-                request.transport.abort()
-            return web.Response(status=502)
+            return self._abort(request)
+
+    def _abort(self, request: web.Request) -> web.Response:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=502)
 
     def _kept(self, answer: aiohttp.ClientResponse) -> dict[str, str]:
         return {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP - {"content-encoding"}}

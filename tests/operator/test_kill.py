@@ -70,12 +70,14 @@ class Killer:
         self.calls = self.kills = 0
         self._lock = threading.Lock()
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
         with self._lock:
             self.calls += 1
-            if self.calls % self.every == 0:
+            struck = self.calls % self.every == 0
+            if struck:
                 self.kills += 1
                 self.operator.kill()
+            return struck
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -136,9 +136,13 @@ def test_a_second_operator_stands_by_and_takes_over(own_plane, own_player, own_p
     with second:
         wait_for(lambda: answers(second) == "ok, standing by\n")
         own_operator.kill()
+        image = '[{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "evil"}]'
+        cluster.kubectl("-n", "outage", "patch", "deployment", "silent-demo", "--type=json", "-p", image)
         cluster.submit("outage", "handed")
         cluster.wait("outage", "handed")
         assert answers(second) == "ok\n"
+        edited = ("-n", "outage", "get", "deployment", "silent-demo", "-o", "yaml")
+        wait_for(lambda: "image: evil" not in cluster.kubectl(*edited), "what was edited meanwhile is put right")
 
 
 def answers(operator):

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_jobs.contract import Failure
+from finetune_jobs.contract import Failure, Stage
 from finetune_operator.api import KIND
 from finetune_operator.cluster.api import CONFLICT, NOT_FOUND, Api, ApiError
 from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.kinds import CLAIMS, DEMO_KINDS, DEPLOYMENTS, JOBS, Kind, kind_of
-from finetune_operator.cluster.observe import Look, extra_demo_objects, fingerprint
-from finetune_operator.cluster.seen import child_of, owner_uid, parent_key
+from finetune_operator.cluster.observe import Look, differs, extra_demo_objects, fingerprint, unverified
+from finetune_operator.cluster.seen import child_of, owner_uid, parent_key, rights_of
 from finetune_operator.lifecycle.observed import Decision, Make, Want
 from finetune_operator.lifecycle.reasons import NAME_TAKEN, QUOTA_EXCEEDED, REFUSED
 from finetune_operator.manifests.demo import demo_objects
@@ -78,7 +78,7 @@ class Hands:
                 await self.create(requests_map(given.job, given.plan))
             case Make.PROGRESS:
                 for manifest in progress_objects(given.job):
-                    await self.create(manifest)
+                    await self.restore(manifest)
             case Make.STAGE if planned is not None:
                 service = rendezvous_service(given, planned)
                 if service is not None:
@@ -86,6 +86,12 @@ class Hands:
                 await self.create(stage_job(given, planned))
             case Make.DEMO if planned is not None:
                 await self.serve(demo_objects(given, planned))
+
+    async def restore(self, manifest: Manifest) -> None:
+        """Create it, unless it is known to stand as it was made: each call brings the job nearer to its end."""
+        child = self.own().get((manifest["kind"], manifest["metadata"]["name"]))
+        if child is None or child.deleting or child.rights != rights_of(manifest):
+            await self.create(manifest)
 
     async def create(self, manifest: Manifest) -> None:
         """Once: what is ours already stays, what is another's is never touched."""
@@ -137,21 +143,32 @@ class Hands:
         except ApiError as error:
             raise explained(error, CLAIMS, manifest) from error
 
+    async def verify_demo(self) -> None:
+        """Apply once more what this operator has not applied itself."""
+        planned = self.given.plan.of(Stage.DEMO)
+        for manifest in demo_objects(self.given, planned) if planned else ():
+            if unverified(self.cache, self.own(), manifest):
+                await self.apply(manifest)
+
+    async def apply(self, manifest: Manifest) -> None:
+        kind, name = kind_of(manifest), manifest["metadata"]["name"]
+        known = self.own().get((kind.kind, name))
+        # With the uid of what we know, so that it is not made of a foreign one that has taken its place.
+        said = {**manifest, "metadata": {**manifest["metadata"], "uid": known.uid}} if known else manifest
+        try:
+            body = await self.api.apply(kind, self.namespace, said, ours=known is not None)
+        except ApiError as error:
+            if error.status == CONFLICT and known is None:
+                raise Refused(name_taken(kind, name)) from error
+            raise explained(error, kind, manifest) from error
+        self.cache.put(kind, body)
+        self.cache.known_generation[body["metadata"]["uid"]] = fingerprint(kind, child_of(body))
+
     async def serve(self, manifests: tuple[Manifest, ...]) -> None:
         own = self.own()
         for manifest in manifests:
-            kind, name = kind_of(manifest), manifest["metadata"]["name"]
-            known = own.get((kind.kind, name))
-            # With the uid of what we know, so that it is not made of a foreign one that has taken its place.
-            said = {**manifest, "metadata": {**manifest["metadata"], "uid": known.uid}} if known else manifest
-            try:
-                body = await self.api.apply(kind, self.namespace, said, ours=known is not None)
-            except ApiError as error:
-                if error.status == CONFLICT and known is None:
-                    raise Refused(name_taken(kind, name)) from error
-                raise explained(error, kind, manifest) from error
-            self.cache.put(kind, body)
-            self.cache.known_generation[body["metadata"]["uid"]] = fingerprint(kind, child_of(body))
+            if differs(self.cache, own, manifest):
+                await self.apply(manifest)
         for kind_name, name in extra_demo_objects(own, manifests):
             kind = next(kind for kind in DEMO_KINDS if kind.kind == kind_name)
             await self.api.delete(kind, self.namespace, name, own[kind_name, name].uid)

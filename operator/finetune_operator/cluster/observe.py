@@ -127,11 +127,12 @@ def served(cache: Cache, own: Mapping[tuple[str, str], Child], given: Surroundin
     pods, planned = deployment.demo if deployment else None, given.plan.of(Stage.DEMO)
     if pods is None:
         return Served()
-    stale = True
+    stale, unsure = True, False
     if planned is not None and pods.revision == planned.digest:
         made = demo_objects(given, planned)
         stale = any(differs(cache, own, manifest) for manifest in made) or bool(extra_demo_objects(own, made))
-    return Served(pods.revision, pods.settled, stale, answers=pods.available > 0, replicas=pods.replicas)
+        unsure = any(unverified(cache, own, manifest) for manifest in made)
+    return Served(pods.revision, pods.settled, stale, unsure, answers=pods.available > 0, replicas=pods.replicas)
 
 
 def differs(cache: Cache, own: Mapping[tuple[str, str], Child], manifest: dict[str, Any]) -> bool:
@@ -140,8 +141,14 @@ def differs(cache: Cache, own: Mapping[tuple[str, str], Child], manifest: dict[s
     child = own.get((kind.kind, manifest["metadata"]["name"]))
     if child is None:
         return True
-    known = cache.known_generation.get(child.uid)
-    return child.applied != manifest["metadata"]["annotations"][APPLIED] or known != fingerprint(kind, child)
+    edited = cache.known_generation.get(child.uid, fingerprint(kind, child)) != fingerprint(kind, child)
+    return edited or child.applied != manifest["metadata"]["annotations"][APPLIED]
+
+
+def unverified(cache: Cache, own: Mapping[tuple[str, str], Child], manifest: dict[str, Any]) -> bool:
+    """It stands, but not by this operator's hand: what was edited before it started is not known."""
+    child = own.get((manifest["kind"], manifest["metadata"]["name"]))
+    return child is not None and child.uid not in cache.known_generation
 
 
 def fingerprint(kind: Kind, child: Child) -> str:

@@ -18,6 +18,7 @@ from finetune_operator.cluster.watermarks import note_pass
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
 from finetune_operator.lifecycle.observed import Decision, Make
 from finetune_operator.lifecycle.unusable import unusable
+from finetune_operator.manifests.pod import Surroundings
 
 STALE = 1.0
 """Seconds after which a job is looked at again whose status could not be written, if no watch has asked before."""
@@ -39,6 +40,8 @@ class Reconciler:
         look = await observe(self.cache, self.api, self.outlines, key)
         decision = await self.act(look)
         await self.write(look, decision)
+        if decision.verify_demo and look.given is not None:
+            await self.verify(look, look.given)
         if decision.look_again_after is not None:
             self.queue.add_later(key, decision.look_again_after)
 
@@ -63,6 +66,13 @@ class Reconciler:
             for work in reserved:
                 self.cache.reserved.pop(work, None)
         return decision
+
+    async def verify(self, look: Look, given: Surroundings) -> None:
+        """Put right what was edited while no operator ran; a refusal shows in the next pass."""
+        try:
+            await Hands(self.api, self.cache, look, given).verify_demo()
+        except Refused as refused:
+            log.warning("%s", refused)
 
     def reserve(self, look: Look, decision: Decision) -> list[Work]:
         """Keep other jobs from starting the same until the Job is in the cache; no await lies since `observe`."""

@@ -55,6 +55,7 @@ def decide(seen: Observed, now: datetime) -> Decision:
         remove=tuple(r for step in steps for r in step.remove) + (superseded(seen) if seen.plan else ()) + gone,
         drop_demo=demo.drop and seen.plan is not None,
         scale_demo=demo.scale,
+        verify_demo=demo.verify,
         events=changes(seen.status, stages, problem),
         look_again_after=AFTER_APPLYING if demo.apply else look_again(seen, later),
     )

@@ -83,6 +83,8 @@ class Served:
     """The newest revision answers."""
     stale: bool = True
     """Something of it is missing, edited by hand, or not as the job now says."""
+    unverified: bool = False
+    """Something of it may have been edited before this operator started."""
     answers: bool = False
     """Any revision answers."""
     replicas: int = 0
@@ -204,6 +206,8 @@ class Decision:
     """Take the demo down."""
     scale_demo: int | None = None
     """So many pods for the demo that stands, of whatever revision."""
+    verify_demo: bool = False
+    """Apply the demo once more, after the status: nothing waits for it."""
     events: tuple[Told, ...] = ()
     look_again_after: float | None = None
     """Seconds; None waits for a change."""

@@ -33,6 +33,8 @@ class Demo:
     """Take it down: the job no longer has one."""
     scale: int | None = None
     """So many pods for what stands, which is of an earlier plan and can't be applied anew."""
+    verify: bool = False
+    """Apply what stands once more."""
 
 
 def serve(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
@@ -59,7 +61,8 @@ def move(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
     as_said = moved and not seen.served.stale
     requests = () if seen.requests else (Want(Make.REQUESTS),)
     apply = requests if as_said else (*requests, Want(Make.DEMO, Stage.DEMO))
-    return Demo(served(seen, base, now, open_=as_said and seen.served.available), apply)
+    status = served(seen, base, now, open_=as_said and seen.served.available)
+    return Demo(status, apply, verify=as_said and seen.served.unverified)
 
 
 def served(seen: Observed, base: StageStatus, now: datetime, *, open_: bool) -> StageStatus:

@@ -167,3 +167,10 @@ def test_a_demo_of_an_earlier_plan_follows_suspend(extra, stands, wanted):
 def test_a_demo_is_applied_after_the_request_that_it_reads():
     seen = replace(look(**ALL_DONE), requests=False)
     assert [want.make for want in decide(seen, NOW).apply] == [Make.REQUESTS, Make.DEMO]
+
+
+def test_a_demo_from_before_the_operators_start_is_verified_and_counts_as_open():
+    seen = look(**ALL_DONE)
+    served = replace(NEW, revision=seen.plan.of(Stage.DEMO).digest, unverified=True, replicas=1)
+    decision = decide(replace(seen, served=served), NOW)
+    assert (decision.apply, decision.verify_demo, decision.status.stages[-1].state) == ((), True, "Succeeded")
