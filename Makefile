@@ -52,8 +52,8 @@ test-operator: setup-dev ## the operator on a real control plane: whole lives, h
 	$(BIN)/pytest tests/operator
 test-chaos: setup-dev ## kill the operator between any two of its calls, and at 100 random moments over 20 jobs
 	FINETUNE_CHAOS=1 $(BIN)/pytest tests/operator/test_kill.py tests/operator/test_outage.py
-test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refuse the same
-	FINETUNE_FUZZ=10000 $(BIN)/pytest tests/api/test_agreement.py
+test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refuse the same; 400 for a running operator
+	FINETUNE_FUZZ=10000 $(BIN)/pytest tests/api/test_agreement.py tests/operator/test_fuzz.py
 test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
@@ -108,7 +108,7 @@ bench-merge: setup-dev ## merge against a plain copy of the same bytes
 bench-gpu: setup-dev ## QLoRA of an 8B on one GPU: ours, XTuner, peft with Liger, Unsloth
 	$(BIN)/python benchmarks/bench_gpu.py
 bench-operator: setup-dev ## a thousand FineTuneJobs: how soon the operator acts, what it costs
-	$(BIN)/python benchmarks/bench_operator.py
+	$(BIN)/python benchmarks/bench_operator.py --twice
 
 clean: ## remove the virtual environment and caches; workspaces stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build
