@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 from tests.kubernetes.control_plane import ControlPlane
@@ -135,6 +136,9 @@ def test_a_second_operator_stands_by_and_takes_over(own_plane, own_player, own_p
     )
     with second:
         wait_for(lambda: answers(second) == "ok, standing by\n")
+        assert own_operator.ask("/readyz") == "ok\n"
+        with pytest.raises(HTTPError, match="503"):
+            second.ask("/readyz")
         own_operator.kill()
         image = '[{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "evil"}]'
         cluster.kubectl("-n", "outage", "patch", "deployment", "silent-demo", "--type=json", "-p", image)

@@ -1,4 +1,4 @@
-"""/metrics and /healthz."""
+"""/metrics, /healthz and /readyz."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -21,12 +21,14 @@ class Health:
     silent_after: float
     cache: Cache | None = None
     """What the watches tell, while this operator leads."""
+    listed: bool = False
+    """Every watch of this reign has told what there is: jobs are looked at."""
     relisted: bool = False
     """A watch has begun anew with a list: what was deleted meanwhile was never told."""
     last: float = field(default_factory=monotonic)
 
     def begin(self, cache: Cache) -> None:
-        self.cache = cache
+        self.cache, self.listed = cache, False
         self.alive()
 
     def alive(self) -> None:
@@ -46,13 +48,20 @@ async def serve(settings: Settings, health: Health) -> None:
             return web.Response(status=503, text=f"the watches have been silent for {seconds:.0f} s\n")
         return web.Response(text="ok\n" if health.cache is not None else "ok, standing by\n")
 
+    async def readyz(_request: web.Request) -> web.Response:
+        """An operator that stands by is not ready: whoever installs one waits for one that works."""
+        if health.cache is not None and health.listed:
+            return web.Response(text="ok\n")
+        waits = "standing by" if health.cache is None else "the watches have not told yet what there is"
+        return web.Response(status=503, text=f"{waits}\n")
+
     async def metrics(_request: web.Request) -> web.Response:
         if health.cache is not None:
             count_jobs(health.cache)
         return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/metrics", metrics)])
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

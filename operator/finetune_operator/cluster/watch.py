@@ -82,6 +82,7 @@ class Watches:
             return
         self.unlisted.remove((kind.plural, namespace))
         if not self.unlisted:
+            self.health.listed = True
             self.want(self.early)
             self.early = set()
 
