@@ -49,9 +49,10 @@ def ask(page: Page, question: str) -> None:
     """Type a question; the answers may take their time."""
     box = page.get_by_test_id("stChatInputTextArea")
     expect(box).to_be_enabled(timeout=PATIENCE)
+    before = replies(page).count()
     box.fill(question)
     box.press("Enter")
-    expect(replies(page).last).to_be_visible(timeout=PATIENCE)
+    expect(replies(page).nth(before)).to_be_visible(timeout=PATIENCE)
 
 
 def replies(page: Page, side: str | None = None) -> Locator:
@@ -82,6 +83,15 @@ def clear(page: Page) -> None:
     expect(replies(page)).to_have_count(0, timeout=PATIENCE)
 
 
+def another_visitor(page: Page) -> Page:
+    """A page that shares no cookie and no session with this one."""
+    running = page.context.browser
+    assert running is not None
+    other = running.new_page(viewport=WINDOW)
+    other.set_default_timeout(PATIENCE)
+    return other
+
+
 def open_training(page: Page) -> None:
     page.get_by_role("link", name="Training").click()
     expect(page.get_by_role("heading", name="Before and after")).to_be_visible(timeout=PATIENCE)
@@ -101,3 +111,15 @@ def set_call_protocol(page: Page, text: str) -> None:
     box = page.get_by_label("Call protocol")
     box.fill(text)
     box.press("Control+Enter")
+
+
+def leave_out_tool(page: Page, name: str) -> None:
+    """Take a tool out of those that the models may call."""
+    remove = page.get_by_test_id("stMultiSelect").get_by_label(f"Remove {name}")
+    remove.click()
+    expect(remove).to_have_count(0, timeout=PATIENCE)
+
+
+def set_lowest(page: Page, label: str) -> None:
+    """Draw a slider of the sidebar to its left end."""
+    page.get_by_role("slider", name=label).press("Home")

@@ -77,6 +77,41 @@ def test_own_prompts_reach_the_model_and_a_broken_one_is_told(start: Callable[..
     assert "The call protocol has a place that nothing fills: 'nothing'." in answer
 
 
+def test_two_visitors_take_turns_and_see_only_their_own(start: Callable[..., Demo], page):
+    demo = start()
+    demo.wait_until_open()
+    other = browser.another_visitor(page)
+    for visitor in (page, other):
+        browser.open_demo(visitor, demo.url, TITLE)
+    browser.ask(page, "Tell me a very long story.")
+    browser.wait_for_text(page, "base")
+    browser.ask(other, QUESTION)
+    expect(browser.replies(other, "base")).to_have_attribute("data-state", "waiting", timeout=browser.PATIENCE)
+    assert "waiting, 1 ahead" in browser.replies(other, "base").inner_text()
+    browser.press_stop(page)
+    browser.wait_for_answer(page, "base")
+    browser.wait_for_answer(other, "base")
+    expect(browser.replies(other, "base")).to_have_count(1)
+    expect(page.get_by_text(QUESTION)).to_have_count(0)
+
+
+def test_tools_and_sampling_are_the_visitors_to_choose(start: Callable[..., Demo], workspace: Workspace, page):
+    demo = start(workspace.request(compare_with_base=False))
+    demo.wait_until_open()
+    browser.open_demo(page, demo.url, TITLE)
+    browser.ask(page, QUESTION)
+    assert "✓ called ArxivSearch" in browser.wait_for_answer(page, "tuned")
+    browser.leave_out_tool(page, "ArxivSearch")
+    browser.ask(page, QUESTION)
+    assert "✓ called ArxivSearch" not in browser.wait_for_answer(page, "tuned")
+    browser.set_lowest(page, "Most new tokens a model call")
+    browser.set_lowest(page, "Most model calls for one question")
+    browser.ask(page, "Tell me a very long story.")
+    browser.wait_for_answer(page, "tuned")
+    said = browser.replies(page, "tuned").last.locator("pre, .final").first.inner_text()
+    assert len(said.split()) <= 16
+
+
 def test_the_second_page_tells_how_the_model_was_made(start: Callable[..., Demo], workspace: Workspace, page):
     demo = start(workspace.request(workspace.trained()))
     demo.wait_until_open()
