@@ -551,7 +551,3 @@ class Progress(Contract):
     eta_seconds: float | None = None
     message: str = ""
     updated_at: datetime
-
-
-def is_digest(text: str) -> bool:
-    return re.fullmatch(rf"[0-9a-f]{{{DIGEST_LENGTH}}}", text) is not None

@@ -63,16 +63,19 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(child) for child in value] if isinstance(value, list) else value
 
 
+def job_of_json(text: str | bytes) -> FineTuneJob:
+    """As strict as the API server: camelCase names only, no conversion between types; else a ValidationError."""
+    return FineTuneJob.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+
+
 def parse_job(document: Mapping[str, Any]) -> FineTuneJob:
-    """The same strictness as the API server's: camelCase names only, no conversion between types."""
+    """The job in a YAML document; SpecError with a sentence per problem."""
     if document.get("kind") != KIND:
         said = str(document.get("kind"))
         raise SpecError([f"kind: {said!r} is not {KIND}; {nearest(said, [KIND])}"])
     if document.get("apiVersion") != API_VERSION:
         raise SpecError([f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}"])
     try:
-        return FineTuneJob.model_validate_json(
-            json.dumps(without_nulls(document), default=str), strict=True, by_alias=True, by_name=False
-        )
+        return job_of_json(json.dumps(without_nulls(document), default=str))
     except ValidationError as error:
         raise SpecError(problems_of(error, FineTuneJob)) from None

@@ -15,7 +15,7 @@ from finetune_operator.api.status import StageState, Status
 from finetune_operator.cluster.api import NOT_FOUND, Api, ApiError
 from finetune_operator.cluster.cache import Cache, Work
 from finetune_operator.cluster.kinds import CLAIMS, CONFIG_MAPS, DEPLOYMENTS, SERVICES, Kind, kind_of
-from finetune_operator.cluster.outline import Outline, Outlines, read_job
+from finetune_operator.cluster.outline import Outline, Outlines, kept_job
 from finetune_operator.cluster.queue import Key
 from finetune_operator.cluster.seen import Child, Record, rights_of
 from finetune_operator.lifecycle.observed import Observed, Peer, Served
@@ -47,7 +47,7 @@ async def observe(cache: Cache, api: Api, outlines: Outlines, key: Key) -> Look:
     record = cache.records[key]
     raw_status, status = json.loads(record.status), read_status(record.status)
     try:
-        job = read_job(record.text)
+        job = kept_job(record.text)
     except ValidationError as error:
         problem = spec_failure("; ".join(problems_of(error, FineTuneJob)))
         return Look(key, record, raw_status, status, None, None, problem)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from finetune_jobs.contract import Stage
-from finetune_operator.api import ConfigMaps, FineTuneJob
+from finetune_operator.api import ConfigMaps, FineTuneJob, job_of_json
 from finetune_operator.manifests.demo import demo_url
 from finetune_operator.manifests.job import nodes_of
 from finetune_operator.manifests.names import APPLIED, stage_name, with_applied
@@ -43,10 +43,10 @@ class Outlines:
 
     def of(self, text: bytes, config_maps: ConfigMaps) -> Outline:
         """SpecError where the job can't be planned. One that reads ConfigMaps, which may change, is made each time."""
-        return self._make(read_job(text), config_maps) if config_maps else self._plain(text)
+        return self._make(kept_job(text), config_maps) if config_maps else self._plain(text)
 
     def _without_config_maps(self, text: bytes) -> Outline:
-        return self._make(read_job(text), {})
+        return self._make(kept_job(text), {})
 
     def _make(self, job: FineTuneJob, config_maps: ConfigMaps) -> Outline:
         plan = make_plan(job, config_maps)
@@ -62,10 +62,7 @@ class Outlines:
         )
 
 
-@lru_cache(KEPT)
-def read_job(text: bytes) -> FineTuneJob:
-    """pydantic's ValidationError where it can't be read."""
-    return FineTuneJob.model_validate_json(text, strict=True, by_alias=True, by_name=False)
+kept_job = lru_cache(KEPT)(job_of_json)
 
 
 def held(given: Surroundings, stage: Stage) -> int:

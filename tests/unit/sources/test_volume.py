@@ -69,11 +69,13 @@ def test_patterns_choose_and_the_rest_is_told(bring):
 
 def test_a_right_sha256_of_a_folder_is_the_one_that_sha256sum_gives(bring, volume):
     (volume / "small" / "b c.txt").write_text("x")
-    bring(of_volume("small", sha256sum_of(volume / "small")), patterns=["*.json"])
+    fetched = bring(of_volume("small", sha256sum_of(volume / "small")), patterns=["*.json"])
+    assert fetched.left_out == (), "what the digest is over is brought whole"
 
 
 def test_a_right_sha256_of_a_file(bring):
-    bring(of_volume("alone.bin", hashlib.sha256(b"alone").hexdigest()))
+    fetched = bring(of_volume("alone.bin", hashlib.sha256(b"alone").hexdigest()))
+    assert fetched.path.read_bytes() == b"alone"
 
 
 def test_a_wrong_sha256_names_both(bring):
