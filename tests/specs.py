@@ -34,6 +34,7 @@ WRONG = [
         "learningRat:",
         "spec.training.learningRat: there is no such field; did you mean 'learningRate'?",
     ),
+    ('learningRate: "1e-3"', "learningRat:", "spec.training.learningRat: there is no such field"),
     ("learningRate:", "learning_rate:", "spec.training.learning_rate: there is no such field; did you mean"),
     ("template: qwen_chat", "template: qwen_caht", "spec.dataset.template: .* did you mean 'qwen_chat'?"),
     ("format: agent-flan", "format: agentflan", "spec.dataset.format: .* did you mean 'agent-flan'?"),

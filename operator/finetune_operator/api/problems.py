@@ -25,9 +25,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"write one of {', '.join(names)}"
 
 
-def problems_of(error: ValidationError, root: type[BaseModel]) -> tuple[str, ...]:
+def problems_of(
+    error: ValidationError, root: type[BaseModel], which: Callable[[ErrorDetails], bool] = lambda _: True
+) -> tuple[str, ...]:
     """One sentence per problem: ``spec.training.learningRate: ...``."""
-    return tuple(f"{path_of(detail['loc'])}: {sentence(detail, root)}" for detail in error.errors())
+    return tuple(f"{path_of(detail['loc'])}: {sentence(detail, root)}" for detail in error.errors() if which(detail))
 
 
 def path_of(loc: tuple[int | str, ...]) -> str:

@@ -76,6 +76,19 @@ def parse_job(document: Mapping[str, Any]) -> FineTuneJob:
     if document.get("apiVersion") != API_VERSION:
         raise SpecError([f"apiVersion: {document.get('apiVersion')!r} is not known; write {API_VERSION}"])
     try:
-        return job_of_json(json.dumps(without_nulls(document), default=str))
+        job = job_of_json(json.dumps(without_nulls(document), default=str))
     except ValidationError as error:
         raise SpecError(problems_of(error, FineTuneJob)) from None
+    unknown = unknown_nulls(document)
+    if unknown:
+        raise SpecError(unknown)
+    return job
+
+
+def unknown_nulls(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """A field that is null and unknown is refused all the same."""
+    try:
+        job_of_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        return problems_of(error, FineTuneJob, lambda d: d["type"] == "extra_forbidden" and d["input"] is None)
+    return ()
