@@ -5,6 +5,9 @@ documents are packed by their lengths and written as an Arrow folder: two passes
 gives the same bytes, whatever the number of cores.
 """
 
+from importlib import import_module
+from threading import Thread
+
 from finetune_jobs.contract import MODEL_FOLDER, DatasetRequest, DatasetResult, Stage
 from finetune_jobs.dataset import histogram
 from finetune_jobs.dataset.reading import open_source
@@ -17,6 +20,8 @@ from finetune_jobs.sources import fetch
 from finetune_jobs.templates import template
 
 SOURCE_FOLDER = "source"
+NEEDED_LAST = ("datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
+"""Libraries of the stage's end: 2 s of imports, done while Python waits for the tokenizer."""
 
 
 def run(request: DatasetRequest, room: Room) -> DatasetResult:
@@ -28,6 +33,7 @@ def run(request: DatasetRequest, room: Room) -> DatasetResult:
     chosen = template(request.template)
     encoder = Encoder(chosen, load_vocabulary(room.input(Stage.MODEL) / MODEL_FOLDER), request.max_length)
     fetched = fetch(request.source, room, room.out / SOURCE_FOLDER, patterns=request.files or PATTERNS[request.format])
+    Thread(target=lambda: [import_module(name) for name in NEEDED_LAST], name="imports").start()
     tally = Tally(request.max_length)
     job = Job(request, room, open_source(fetched.path, request), encoder, tally)
     packs = write(job)

@@ -30,8 +30,8 @@ class Item(NamedTuple):
     """A row that is kept."""
 
     document: Array
-    messages: list[dict[str, str | bool]]
-    """What the document says; empty for a row that came tokenised."""
+    conversation: Conversation | None = None
+    """What the document says; None for a row that came tokenised."""
 
 
 class Opened(NamedTuple):
@@ -104,7 +104,7 @@ def items(source: Opened, encoder: Encoder, form: DatasetFormat, tally: Tally) -
             tally.mark(row, one.repaired, one.noted)
             if result.turns < len(one.turns):
                 tally.mark_cut(row, result.length, result.turns, len(one.turns))
-            kept.append(Item(result.document, one._replace(turns=one.turns[: result.turns]).messages()))
+            kept.append(Item(result.document, one._replace(turns=one.turns[: result.turns])))
         yield kept
 
 
@@ -161,7 +161,7 @@ def tokenised_items(rows: Iterable[Row], encoder: Encoder, tally: Tally) -> Iter
                 tally.drop(row, problem)
                 continue
             tally.keep(row, document, len(document))
-            kept.append(Item(document, []))
+            kept.append(Item(document))
         yield kept
 
 

@@ -6,6 +6,7 @@ A document is one int32 array in which the tokens that the loss is taken over st
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -147,25 +148,24 @@ class Encoder:
         """
         texts = [self.texts(conversation) for conversation in conversations]
         ids = iter(self.vocabulary.batch([text for one in texts for text in one]))
-        sep = self.separator()
-        return [
-            self.assemble(one, [next(ids) for _ in text], sep) for one, text in zip(conversations, texts, strict=True)
-        ]
+        return [self.assemble(one, [next(ids) for _ in text]) for one, text in zip(conversations, texts, strict=True)]
 
+    @cached_property
     def separator(self) -> list[int]:
         return self.vocabulary.batch([self.template.sep])[0] if self.template.sep else []
 
-    def assemble(self, conversation: Conversation, ids: list[list[int]], sep: list[int]) -> Encoded | NotUnderstood:
+    def assemble(self, conversation: Conversation, ids: list[list[int]]) -> Encoded | NotUnderstood:
         eos = () if self.template.suffix_as_eos else self.vocabulary.eos
+        sep = ~np.array(self.separator, np.int32)
         pieces: list[Array] = []
         length = kept = end = 0
         needs_bos = True
         for number, turn in enumerate(conversation.turns):
             before, answer = ids[2 * number], ids[2 * number + 1]
             bos = self.bos(before) if needs_bos else ()
-            given = ~np.array([*bos, *before], np.int32)
-            said = np.array([*answer, *eos], np.int32)
-            pieces += [given, said if turn.loss else ~said, ~np.array(sep, np.int32)]
+            given = ~np.array([*bos, *before] if bos else before, np.int32)
+            said = np.array([*answer, *eos] if eos else answer, np.int32)
+            pieces += [given, said if turn.loss else ~said, sep]
             length += len(given) + len(said)
             if length <= self.max_length:
                 kept, end = number + 1, min(length + len(sep), self.max_length)

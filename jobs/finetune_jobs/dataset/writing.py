@@ -57,7 +57,7 @@ def write_messages(job: Job) -> int:
     folder = job.room.out / MESSAGES_FOLDER
     with ArrowFolder(folder, MESSAGES_SCHEMA, job.request.digest()) as out:
         for kept in kept_items(job):
-            out.write(messages_batch([item.messages for item in kept]))
+            out.write(messages_batch([item.conversation.messages() for item in kept if item.conversation]))
     check.check_loads(folder, job.tally.kept.total())
     return out.rows
 
