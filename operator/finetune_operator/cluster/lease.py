@@ -21,6 +21,8 @@ from finetune_operator.cluster.settings import Settings
 log = logging.getLogger(__name__)
 
 FAILURES = (ApiError, ApiUnreachable, TimeoutError)
+FREE = {"holderIdentity": None, "renewTime": None, "acquireTime": None}
+"""Spec of a Lease that nobody holds."""
 
 
 class PatientLock(BaseLock):
@@ -33,8 +35,12 @@ class PatientLock(BaseLock):
         super().__init__(settings.lease_name, settings.own_namespace, settings.identity)
         self.api, self.patience = api, settings.lease_retry
         self.version = ""
+        self.written: LeaderElectionRecord | None = None
+        """What we wrote last: while it stands, the Lease is renewed without reading it first."""
 
     async def get(self, name: str, namespace: str) -> tuple[bool, Any]:
+        if self.written is not None:
+            return True, self.written
         try:
             lease = await asyncio.wait_for(self.api.get(LEASES, namespace, name), self.patience)
         except FAILURES as error:
@@ -50,12 +56,26 @@ class PatientLock(BaseLock):
         lease = {"metadata": {"resourceVersion": self.version}, "spec": spec_of(updated_record)}
         return await self._within(self.api.merge(LEASES, namespace, name, lease))
 
-    async def _within(self, call: Awaitable[Body]) -> bool:
+    async def release(self) -> None:
+        """So that a successor leads at once. The Lease may be another's by now, or the API server away: as good."""
         try:
-            await asyncio.wait_for(call, self.patience)
+            async with asyncio.timeout(self.patience):
+                lease = await self.api.get(LEASES, self.namespace, self.name)
+                if (lease.get("spec") or {}).get("holderIdentity") == self.identity:
+                    free = {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": FREE}
+                    await self.api.merge(LEASES, self.namespace, self.name, free)
+        except FAILURES as error:
+            log.warning("the Lease was not released and runs out by itself: %s", error)
+
+    async def _within(self, call: Awaitable[Body]) -> bool:
+        self.written = None
+        try:
+            lease = await asyncio.wait_for(call, self.patience)
         except FAILURES as error:
             log.debug("the Lease: %s", error)
             return False
+        self.version = lease["metadata"]["resourceVersion"]
+        self.written = record_in(lease["spec"])
         return True
 
 
@@ -94,13 +114,17 @@ def record_in(spec: Body) -> LeaderElectionRecord:
 
 
 async def while_leading(api: Api, settings: Settings, work: Callable[[], Awaitable[None]]) -> None:
-    """Stand by until the Lease is ours, work until it is lost, and so on. Ends only by an error of `work`."""
-    while True:
-        await one_reign(api, settings, work)
-        log.warning("the Lease could not be renewed in time; standing by")
+    """Stand by until the Lease is ours, work until it is lost, and so on. Until cancelled, or an error of `work`."""
+    lock = PatientLock(settings, api)
+    try:
+        while True:
+            await one_reign(lock, settings, work)
+            log.warning("the Lease could not be renewed in time; standing by")
+    finally:
+        await lock.release()
 
 
-async def one_reign(api: Api, settings: Settings, work: Callable[[], Awaitable[None]]) -> None:
+async def one_reign(lock: PatientLock, settings: Settings, work: Callable[[], Awaitable[None]]) -> None:
     async def lead() -> None:
         log.info("%s holds the Lease %s/%s", settings.identity, settings.own_namespace, settings.lease_name)
         LEADING.set(1)
@@ -120,7 +144,7 @@ async def one_reign(api: Api, settings: Settings, work: Callable[[], Awaitable[N
         await asyncio.wait(working)
 
     config = Config(
-        PatientLock(settings, api),
+        lock,
         settings.lease_seconds,
         settings.lease_renew,
         settings.lease_retry,
@@ -136,6 +160,6 @@ async def one_reign(api: Api, settings: Settings, work: Callable[[], Awaitable[N
                     task.result()  # work never ends by itself but with an error
         election.result()
     finally:
-        election.cancel()
-        for task in working:
+        for task in (election, *working):
             task.cancel()
+        await asyncio.wait({election, *working})  # nothing is done any more once another may lead

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from signal import SIGINT, SIGTERM, Signals
 from time import monotonic
 
 from finetune_operator.cluster import health as endpoints
@@ -29,14 +32,27 @@ LONGEST_PAUSE = 30.0
 
 
 async def run(settings: Settings) -> None:
-    """Until cancelled."""
+    """Until SIGTERM or SIGINT."""
     health = Health(settings.silent_after)
+    heed_signals = partial(end_by_signals, asyncio.current_task())  # type: ignore[arg-type]
+    heed_signals()
     async with await connect(settings) as api, asyncio.TaskGroup() as tasks:
         tasks.create_task(endpoints.serve(settings, health))
-        tasks.create_task(while_leading(api, settings, lambda: lead(settings, api, health)))
+        tasks.create_task(while_leading(api, settings, lambda: lead(settings, api, health, heed_signals)))
 
 
-async def lead(settings: Settings, api: Api, health: Health) -> None:
+def end_by_signals(task: asyncio.Task[None]) -> None:
+    """Nothing has to be saved: all work is cancelled where it stands, then the Lease is released."""
+    for signal in (SIGTERM, SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal, end_by, signal, task)
+
+
+def end_by(signal: Signals, task: asyncio.Task[None]) -> None:
+    log.info("%s: the operator ends", signal.name)
+    task.cancel()
+
+
+async def lead(settings: Settings, api: Api, health: Health, heed_signals: Callable[[], None]) -> None:
     """What the one operator that holds the Lease does, each time from nothing. Until cancelled."""
     cache, queue = Cache(), KeyQueue()
     health.begin(cache)
@@ -44,7 +60,7 @@ async def lead(settings: Settings, api: Api, health: Health) -> None:
     reconcile = Reconciler(api, cache, queue, teller, Outlines(settings.pods))
     errors: dict[Key, int] = {}
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(watch(settings, cache, queue, health))
+        tasks.create_task(watch(settings, cache, queue, health, heed_signals))
         tasks.create_task(teller.run())
         tasks.create_task(Sweeper(api, cache, queue, settings, health).run())
         for _ in range(settings.workers):
@@ -87,5 +103,5 @@ class Worker:
 
 
 def main(settings: Settings) -> None:
-    with suppress(KeyboardInterrupt):
+    with suppress(asyncio.CancelledError):
         asyncio.run(run(settings))

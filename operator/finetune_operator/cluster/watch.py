@@ -7,12 +7,14 @@ a job's children bring some seventy events. Hence the names of kopf's inside.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import kopf
 from kopf._cogs.clients import errors, watching
 from kopf._cogs.structs.references import NamespaceName, Resource
+from kopf._core.engines.peering import Identity
 
 from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.health import Health
@@ -117,6 +119,7 @@ async def log_in(**how: Any) -> kopf.ConnectionInfo | None:
 
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
+    made.process.ultimate_exiting_timeout = None  # else a process that has lost its Lease is killed 10 minutes later
     made.scanning.disabled = True  # neither namespaces nor CRDs are read
     made.posting.enabled = False  # Events are our own, one a transition
     made.peering.standalone = True  # the Lease sees to it
@@ -133,16 +136,22 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     return made
 
 
-async def watch(settings: Settings, cache: Cache, queue: KeyQueue, health: Health) -> None:
+async def watch(
+    settings: Settings, cache: Cache, queue: KeyQueue, health: Health, heed_signals: Callable[[], None]
+) -> None:
     """Until cancelled."""
+    others = asyncio.all_tasks()
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(log_in)
     how = kopf_settings(settings)
-    await kopf.operator(
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=how,
+        identity=Identity(settings.identity),  # kopf's own guess needs a user's name, which a pod may lack
         standalone=True,
         namespaces=settings.namespaces,
         clusterwide=not settings.namespaces,
         _command=Watches(cache, queue, health, how).follow_all(settings.namespaces),
     )
+    heed_signals()  # kopf has taken SIGTERM and SIGINT for itself, and would end nothing but the watches
+    await kopf.run_tasks(tasks, ignored=others)
