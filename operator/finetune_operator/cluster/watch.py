@@ -70,7 +70,7 @@ class Watches:
             except errors.APINotFoundError:
                 if kind.optional:
                     pause = UNKNOWN_KIND
-                    self.listed(kind, namespace)
+                    self.begun(kind, namespace)
                 else:
                     log.warning("the cluster knows no %s: install the CRD of the same release", kind.plural)
             except Exception:  # one kind's trouble must not stop the others
@@ -78,11 +78,15 @@ class Watches:
             await asyncio.sleep(pause)
 
     def listed(self, kind: Kind, namespace: str | None) -> None:
-        """The stream has told all that there is; when it is the last, work begins."""
-        if (kind.plural, namespace) not in self.unlisted:
+        """The stream has told all that there is; not for the first time where it began anew."""
+        if (kind.plural, namespace) in self.unlisted:
+            self.begun(kind, namespace)
+        else:
             self.health.relisted = True  # what was deleted meanwhile is not told
-            return
-        self.unlisted.remove((kind.plural, namespace))
+
+    def begun(self, kind: Kind, namespace: str | None) -> None:
+        """There is a first list, or none to wait for; after the last of them work begins."""
+        self.unlisted.discard((kind.plural, namespace))
         if not self.unlisted:
             self.health.listed = True
             self.want(self.early)
