@@ -102,6 +102,30 @@ def test_a_watch_that_goes_silent_is_noticed(own_plane, own_player, own_proxy, o
     cluster.wait("outage", "silent")
 
 
+def test_watches_that_stay_silent_fail_the_health_check(own_plane):
+    """What is new is listed and was never told: kubelet is to start it again."""
+    hasty = {"FINETUNE_SILENT_AFTER": "3", "FINETUNE_SWEEP_EVERY": "1"}
+    Cluster(own_plane).namespace("mute")
+    with Proxy(own_plane) as proxy, OperatorProcess(proxy.kubeconfig, own_plane.folder, "mute", **hasty) as operator:
+        wait_for(lambda: answers(operator) == "ok\n")
+        proxy.mute.set()
+        Cluster(own_plane).submit("mute", "untold")
+        try:
+            assert "silent for" in wait_for(lambda: failure(operator), "/healthz fails")
+        finally:
+            proxy.mute.clear()
+        wait_for(lambda: answers(operator) == "ok\n", "it is well again")
+
+
+def failure(operator):
+    """What /healthz says when it fails."""
+    try:
+        operator.ask("/healthz")
+    except HTTPError as error:
+        return error.read().decode()
+    return None
+
+
 def test_the_endpoints_tell_how_it_goes(own_operator):
     assert own_operator.ask("/healthz") == "ok\n"
     metrics = own_operator.ask("/metrics")

@@ -31,6 +31,10 @@ class Health:
         self.cache, self.listed = cache, False
         self.alive()
 
+    def end(self) -> None:
+        """The Lease is lost: another may lead."""
+        self.cache = None
+
     def alive(self) -> None:
         self.last = monotonic()
 

@@ -59,12 +59,15 @@ async def lead(settings: Settings, api: Api, health: Health, heed_signals: Calla
     teller = Teller(api)
     reconcile = Reconciler(api, cache, queue, teller, Outlines(settings.pods))
     errors: dict[Key, int] = {}
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(watch(settings, cache, queue, health, heed_signals))
-        tasks.create_task(teller.run())
-        tasks.create_task(Sweeper(api, cache, queue, settings, health).run())
-        for _ in range(settings.workers):
-            tasks.create_task(Worker(reconcile, queue, errors).run())
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch(settings, cache, queue, health, heed_signals))
+            tasks.create_task(teller.run())
+            tasks.create_task(Sweeper(api, cache, queue, settings, health).run())
+            for _ in range(settings.workers):
+                tasks.create_task(Worker(reconcile, queue, errors).run())
+    finally:
+        health.end()
 
 
 @dataclass(frozen=True)
