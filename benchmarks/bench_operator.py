@@ -6,7 +6,7 @@ A real etcd, kube-apiserver and kube-controller-manager on this machine; a playe
 control plane and an operator of its own:
 
 - one: jobs one after the other, each by a kubectl of its own, whose stages end at once
-- running: a hundred jobs at a time, whose stages last 5 to 15 s
+- running: a hundred jobs, ten submitted each second, whose stages last 5 to 15 s
 - burst: a hundred jobs submitted at once, whose stages end at once: the machine is full
 - many: --jobs of them, the same; twice: twice as many
 - kopfAlone: a kopf operator beside ours whose handlers do nothing, on the events of a hundred jobs
@@ -104,7 +104,8 @@ def running(command: list[str], log: Path, environment: dict[str, str]) -> Itera
         process.wait()
 
 
-async def submit_all(plane: ControlPlane, namespace: str, names: list[str]) -> None:
+async def submit_all(plane: ControlPlane, namespace: str, names: list[str], every: float = 0) -> None:
+    """One each so many seconds; as fast as eight at a time can be, where that is 0."""
     context = ssl.create_default_context(cafile=str(plane.folder / "certificates" / "apiserver.crt"))
     headers = {"Authorization": f"Bearer {plane.token}", "User-Agent": "user"}
     turns = asyncio.Semaphore(8)
@@ -113,11 +114,12 @@ async def submit_all(plane: ControlPlane, namespace: str, names: list[str]) -> N
         plane.url, headers=headers, connector=aiohttp.TCPConnector(ssl=context)
     ) as session:
 
-        async def submit(name: str) -> None:
+        async def submit(number: int, name: str) -> None:
+            await asyncio.sleep(number * every)
             async with turns, session.post(path, json=job(namespace, name)) as answer:
                 assert answer.status == 201, await answer.text()
 
-        await asyncio.gather(*(submit(name) for name in names))
+        await asyncio.gather(*(submit(number, name) for number, name in enumerate(names)))
 
 
 def ready(plane: ControlPlane, namespace: str) -> int:
@@ -235,13 +237,13 @@ def measure_one(count: int) -> dict[str, Any]:
         return {"firstJobAfterKubectl": after} | row(plane, process.pid, names, before, round(seconds, 2))
 
 
-def measure_many(count: int, lasts: tuple[float, float] = (0, 0)) -> dict[str, Any]:
-    """Jobs all at once, whose stages last so many seconds."""
+def measure_many(count: int, every: float = 0, lasts: tuple[float, float] = (0, 0)) -> dict[str, Any]:
+    """Jobs that are submitted each so many seconds, whose stages last so many."""
     names, dice = [f"job-{n}" for n in range(count)], random.Random(7)
     with cluster() as (plane, player, environment), operator(plane, environment) as process:
         player.lasts = lambda: dice.uniform(*lasts)
         before, began = cpu_seconds(plane, operator=process.pid), time.monotonic()
-        asyncio.run(submit_all(plane, "bench", names))
+        asyncio.run(submit_all(plane, "bench", names, every))
         wait_until_ready(plane, "bench", count)
         return row(plane, process.pid, names, before, round(time.monotonic() - began, 1))
 
@@ -284,7 +286,7 @@ def main() -> None:
     asked = parser.parse_args()
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "one": lambda: measure_one(asked.single),
-        "running": lambda: measure_many(100, (5, 15)),
+        "running": lambda: measure_many(100, every=0.1, lasts=(5, 15)),
         "burst": lambda: measure_many(100),
         "many": lambda: measure_many(asked.jobs),
         "twice": lambda: measure_many(2 * asked.jobs),
