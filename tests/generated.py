@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from tests.chart.values import schema_file, table
 
@@ -15,7 +16,9 @@ from finetune_jobs.contract import Source
 from finetune_operator.api import FineTuneJob
 from finetune_operator.api.crd import crd
 from finetune_operator.api.problems import model_in
+from finetune_operator.cluster import metrics
 from finetune_operator.cluster.rights import OWN_RIGHTS, RIGHTS, rules
+from finetune_operator.lifecycle.failures import KILLED, NOT_CREATED, TABLE, UNFORESEEN, Row
 from finetune_operator.lifecycle.machine import ROWS
 
 ROOT = Path(__file__).parent.parent
@@ -132,10 +135,74 @@ def state_machine() -> str:
     return "\n".join([*head, *picture, "```", "", *table]) + "\n"
 
 
+def troubleshooting() -> str:
+    """docs/troubleshooting.md: the failure table."""
+    head = [
+        "# When something goes wrong",
+        "",
+        "Made from `operator/finetune_operator/lifecycle/failures.py` by `make generate`; do not edit.",
+        "",
+        "The last conditions say what is wrong and what to write instead; the stage's log has the rest:",
+        "",
+        "    kubectl describe finetunejob NAME",
+        "    kubectl logs job/NAME-train-DIGEST    # the stage's Job; status.stages has the digest",
+        "",
+        "A stage that ends by its own word names reason, sentence and cure itself, such as `TemplateUnfit: The",
+        "template llama3_chat writes <|start_header_id|>, which this model's tokenizer does not know as one token.",
+        "Write template: qwen_chat.` The user's mistakes are never tried again: edit the job, and it goes on from",
+        "what is finished. Where a program dies without a word, or none runs yet, this table speaks:",
+        "",
+        "| reason | what is seen | what it means | what to do |",
+        "|---|---|---|---|",
+    ]
+    told = (*TABLE, KILLED, UNFORESEEN, NOT_CREATED)
+    return "\n".join([*head, *(failure_line(row) for row in told)]) + "\n"
+
+
+SEEN_IN = {
+    "ended": "the pod's end says `{}`",
+    "log": "the log's end says `{}`",
+    "waits": "the pod waits: `{}`",
+    "": "no other row fits",
+}
+
+
+def failure_line(row: Row) -> str:
+    pattern = row.pattern.replace("|", "\\|")
+    cells = (f"`{row.reason}`", SEEN_IN[row.evidence].format(pattern), row.message, row.cure)
+    return f"| {' | '.join(cells)} |"
+
+
+def metrics_reference() -> str:
+    """docs/metrics.md: what /metrics tells."""
+    head = [
+        "# Metrics",
+        "",
+        "Made from `operator/finetune_operator/cluster/metrics.py` by `make generate`; do not edit.",
+        "",
+        "The operator serves them at port 8080, `/metrics`, beside `/healthz` and `/readyz`. How Prometheus and",
+        "Grafana get them: [install.md](install.md#metrics). Durations are in seconds.",
+        "",
+        "| metric | kind | labels | what it is |",
+        "|---|---|---|---|",
+    ]
+    found = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    return "\n".join([*head, *(metric_line(metric) for metric in found)]) + "\n"
+
+
+def metric_line(metric: MetricWrapperBase) -> str:
+    (family,) = metric.describe()
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+    return f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+
+
 FILES: dict[str, Callable[[], str]] = {
     "crds/finetunejobs.finetune.dev.yaml": custom_resource_definition,
     "docs/resource.md": resource_reference,
     "docs/state-machine.md": state_machine,
+    "docs/troubleshooting.md": troubleshooting,
+    "docs/metrics.md": metrics_reference,
     "docs/chart-values.md": lambda: table(CHART / "values.yaml"),
     "charts/finetune-operator/values.schema.json": lambda: schema_file(CHART / "values.yaml"),
     "charts/finetune-operator/templates/crd.yaml": crd_template,

@@ -50,7 +50,7 @@ TABLE = (
         r"DeadlineExceeded",
         "DeadlineExceeded",
         "The stage did not end before its deadline.",
-        "Raise the operator's setting stageDeadlineSeconds, or make the stage smaller.",
+        "Raise jobs.deadline of the operator's chart, or make the stage smaller.",
     ),
     Row(
         "ended",
