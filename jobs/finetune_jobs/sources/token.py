@@ -17,6 +17,13 @@ def access_token() -> str | None:
         return os.environ.get(TOKEN, "").strip() or None
     try:
         token = Path(named).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise UserMistake(
+            "TokenMissing",
+            f"There is no {named}, which {TOKEN_FILE} names: in a cluster, the Secret of tokenSecretRef or its key "
+            "is not there.",
+            "Make the Secret with that key, in the job's namespace, then edit the job or apply it again.",
+        ) from None
     except OSError as error:
         raise UserMistake(
             "TokenUnreadable",

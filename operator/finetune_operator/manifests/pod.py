@@ -128,7 +128,9 @@ def volumes(given: Surroundings, planned: PlannedStage) -> tuple[list[Manifest],
             found.append(({"name": f"claim-{number}", "persistentVolumeClaim": users}, mount))
     ref = token_ref(planned)
     if ref is not None:
-        secret = {"secretName": ref["name"], "items": [{"key": ref["key"], "path": "token"}], "defaultMode": 0o440}
+        items = [{"key": ref["key"], "path": "token"}]
+        # Optional: for a Secret that is not there a pod would wait without a word; so the stage says it.
+        secret = {"secretName": ref["name"], "items": items, "defaultMode": 0o440, "optional": True}
         found.append(({"name": "token", "secret": secret}, {"mountPath": TOKEN, "readOnly": True}))
     return [v for v, _ in found], [{"name": v["name"], **m} for v, m in found]
 

@@ -120,7 +120,7 @@ def test_a_token_from_a_file_opens_a_gated_repository_and_is_in_no_log(bring, hu
 
 def test_a_token_file_that_is_not_there_is_named(bring, hub, monkeypatch):
     monkeypatch.setenv("FINETUNE_TOKEN_FILE", "/no/token")
-    with pytest.raises(UserMistake, match="/no/token, which can't be read"):
+    with pytest.raises(UserMistake, match="no /no/token.*the Secret of tokenSecretRef"):
         bring(of_hub())
 
 
