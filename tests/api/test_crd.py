@@ -3,6 +3,8 @@
 import re
 
 import pytest
+import yaml
+from tests.api.conftest import CRD
 from tests.specs import JOB, WRONG, changed
 
 LOCAL_ONLY = ("apiVersion", "this is not YAML", "kind:", "stands twice")
@@ -59,7 +61,22 @@ def test_storage_stays_once_a_stage_has_written_to_it(plane):
     assert "write a new FineTuneJob to use another workspace" in refused.stderr
 
 
-def test_every_field_explains_itself(plane):
+def undescribed(schema, path):
+    for name, field in schema.get("properties", {}).items():
+        if not field.get("description", "").strip():
+            yield f"{path}.{name}"
+        yield from undescribed(field, f"{path}.{name}")
+    if "items" in schema:
+        yield from undescribed(schema["items"], f"{path}[]")
+
+
+def test_every_field_has_a_description(pytestconfig):
+    crd = yaml.safe_load((pytestconfig.rootpath / CRD).read_text())
+    whole = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    assert [*undescribed(whole["spec"], "spec"), *undescribed(whole["status"], "status")] == []
+
+
+def test_a_field_explains_itself(plane):
     explained = plane.kubectl("explain", "finetunejob.spec", "--recursive").stdout
     assert "minimumValidCalls" in explained
     text = plane.kubectl("explain", "finetunejob.spec.evaluation.minimumValidCalls").stdout
