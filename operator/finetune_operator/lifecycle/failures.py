@@ -92,7 +92,7 @@ TABLE = (
         r"No space left on device|Disk quota exceeded|Errno 28",
         "DiskFull",
         "The disk is full.",
-        "Write a larger spec.storage.size, or free space in the workspace; what is finished is kept.",
+        "Enlarge the workspace's claim and write its size into spec.storage.size, or free space there.",
     ),
     Row(
         "log",
