@@ -9,6 +9,7 @@ names, localhost when it is not set; the tag is the version in pyproject.toml, a
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -22,9 +23,12 @@ ROOT = Path(__file__).parents[1]
 NAMES = ("operator", "trainer", "demo")
 ENVIRONMENT = "environment"
 """What trainer and demo stand on."""
+ENVIRONMENT_SOURCES = ("images/environment/Dockerfile", "requirements/local.txt")
 ENGINES = ("docker", "podman", "buildah")
 OWN_BASE = "localhost/debian:bookworm"
 RELEASE = "bookworm"
+MARK = "finetune.dev/image"
+"""Label in containerd that says which image a name stands for."""
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 """Nobody reads them in a container."""
 
@@ -35,6 +39,14 @@ def version() -> str:
 
 def tag(name: str) -> str:
     return f"{os.environ.get('REGISTRY', 'localhost')}/finetune-{name}:{version()}"
+
+
+def environment_tag(on: str) -> str:
+    """Named by what it is made of: the copy of its 7 GB, from which an engine learns that nothing is new, is saved."""
+    made_of = hashlib.sha256(on.encode())
+    for source in ENVIRONMENT_SOURCES:
+        made_of.update((ROOT / source).read_bytes())
+    return f"{tag(ENVIRONMENT)}-{made_of.hexdigest()[:12]}"
 
 
 def engine() -> str:
@@ -87,15 +99,20 @@ def certificates() -> list[str]:
     return ["--secret", f"id=certificates,src={file}"] if file else []
 
 
+def revision() -> str:
+    """The last commit that changed what the images are made of."""
+    return output("git", "log", "-1", "--format=%H", "--", "images", "jobs", "operator", "requirements")
+
+
 def build(program: str, name: str, on: str) -> None:
-    arguments = {"BASE_IMAGE": on}
+    tagged, arguments = environment_tag(on), {"BASE_IMAGE": on}
     if name != ENVIRONMENT:
-        revision = output("git", "rev-parse", "HEAD")
-        arguments |= {"ENVIRONMENT_IMAGE": tag(ENVIRONMENT), "VERSION": version(), "REVISION": revision}
+        said = {"VERSION": version(), "REVISION": revision()}
+        tagged, arguments = tag(name), arguments | {"ENVIRONMENT_IMAGE": tagged} | said
     # Steps run as this build's own processes: it works inside containers and without cgroups.
     own = ["--isolation", "chroot", "--layers"] if program == "buildah" else []
     options = [*own, "--network", "host", *certificates(), *[f"--build-arg={k}={v}" for k, v in arguments.items()]]
-    run(program, "build", *options, "--file", f"images/{name}/Dockerfile", "--tag", tag(name), ".")
+    run(program, "build", *options, "--file", f"images/{name}/Dockerfile", "--tag", tagged, ".")
 
 
 def save(program: str, name: str, archive: Path) -> None:
@@ -109,12 +126,23 @@ def save(program: str, name: str, archive: Path) -> None:
             f"oci-archive:{archive}:{tag(name)}")  # fmt: skip
 
 
+def identity(program: str, name: str) -> str:
+    """Digest of the image's configuration."""
+    field = ".FromImageID" if program == "buildah" else ".Id"
+    return output(program, "inspect", "--type", "image", "--format", f"{{{{{field}}}}}", tag(name)).rpartition(":")[2]
+
+
 def load(program: str, name: str, cluster: Path) -> None:
-    """Into the containerd of the cluster that `make cluster` made."""
+    """Into the containerd of the cluster that `make cluster` made, where it is not there yet."""
+    images = ["ctr", "--address", str(cluster / "containerd.sock"), "--namespace", "k8s.io", "images"]
+    mark = f"{MARK}={identity(program, name)}"
+    if mark in output(*images, "list", f"name=={tag(name)}"):
+        return
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "image.tar"
         save(program, name, archive)
-        run("ctr", "--address", cluster / "containerd.sock", "--namespace", "k8s.io", "images", "import", archive)
+        run(*images, "import", archive)
+    run(*images, "label", tag(name), mark)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -124,7 +152,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     program = engine()
     on = base(program)
-    if {"trainer", "demo"} & set(given.names):
+    if {"trainer", "demo"} & set(given.names) and not has(program, environment_tag(on)):
         build(program, ENVIRONMENT, on)
     for name in given.names:
         build(program, name, on)
