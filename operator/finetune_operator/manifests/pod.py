@@ -18,7 +18,7 @@ CLAIMS = "/claims"
 SCRATCH = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 
 ENVIRONMENT = {
-    "HOME": f"{SCRATCH}/home",
+    "HOME": SCRATCH,  # a folder that is there: the demo starts its server in it
     "HF_HOME": f"{SCRATCH}/huggingface",
     "XDG_CACHE_HOME": f"{SCRATCH}/cache",
     "MPLCONFIGDIR": f"{SCRATCH}/matplotlib",
