@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ LIFE, QUOTA, FUZZ = "life", "quota", "fuzz"
 """Namespaces that the shared operator serves."""
 
 ROOT = Path(__file__).parent.parent.parent
+CRD = ROOT / "crds" / "finetunejobs.finetune.dev.yaml"
 GATEWAY_API = "sigs.k8s.io/gateway-api@v1.6.1"
 
 JOB: dict[str, Any] = {
@@ -106,18 +108,24 @@ class Cluster:
         return self.get("pods", "-n", namespace, "-l", selector)["items"]
 
 
-@pytest.fixture(scope="session")
-def plane(tmp_path_factory, pytestconfig):
-    with ControlPlane(tmp_path_factory.mktemp("operator-control-plane")) as started:
+@contextmanager
+def prepared(folder: Path, *namespaces: str) -> Iterator[ControlPlane]:
+    """A control plane with the CRD, these namespaces and the operator's rights."""
+    with ControlPlane(folder) as started:
         config = yaml.safe_load(started.kubeconfig.read_text())
         assert config["current-context"] == CONTEXT, "these tests talk to no cluster but their own"
-        crd = pytestconfig.rootpath / "crds" / "finetunejobs.finetune.dev.yaml"
         cluster = Cluster(started)
-        started.install(crd)
-        started.install(http_routes())
-        for name in ("finetune-system", LIFE, QUOTA, FUZZ):
+        started.install(CRD)
+        for name in ("finetune-system", *namespaces):
             cluster.namespace(name)
         grant(cluster)
+        yield started
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory):
+    with prepared(tmp_path_factory.mktemp("operator-control-plane"), LIFE, QUOTA, FUZZ) as started:
+        started.install(http_routes())
         yield started
 
 

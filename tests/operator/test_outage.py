@@ -8,8 +8,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
-from tests.kubernetes.control_plane import ControlPlane
-from tests.operator.conftest import Cluster, grant, wait_for
+from tests.operator.conftest import Cluster, prepared, wait_for
 from tests.operator.player import GOOD, RUNS, Player
 from tests.operator.process import OperatorProcess
 from tests.operator.proxy import Proxy
@@ -21,13 +20,9 @@ BACK = 60.0
 
 
 @pytest.fixture(scope="module")
-def own_plane(tmp_path_factory, pytestconfig):
+def own_plane(tmp_path_factory):
     """A control plane that these tests may break."""
-    with ControlPlane(tmp_path_factory.mktemp("outage")) as plane:
-        plane.install(pytestconfig.rootpath / "crds" / "finetunejobs.finetune.dev.yaml")
-        for name in ("finetune-system", "outage"):
-            Cluster(plane).namespace(name)
-        grant(Cluster(plane))
+    with prepared(tmp_path_factory.mktemp("outage"), "outage") as plane:
         yield plane
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from tests.kubernetes.control_plane import ControlPlane
-from tests.operator.conftest import ROOT, Cluster, grant, wait_for
+from tests.operator.conftest import CRD as TODAYS_CRD
+from tests.operator.conftest import Cluster, grant, wait_for
 from tests.operator.player import GOOD, Player
 from tests.operator.process import OperatorProcess
 from tests.operator.proxy import Proxy
@@ -24,7 +25,7 @@ def upgraded(tmp_path):
         restore(cluster)
         plane.start("kube-controller-manager")
         before = {name: cluster.status(NAMESPACE, name) for name in ("done", "training", "paused", "failed", "queued")}
-        plane.install(ROOT / "crds" / "finetunejobs.finetune.dev.yaml")
+        plane.install(TODAYS_CRD)
         grant(cluster)
         with Player(plane) as player, Proxy(plane) as proxy:
             player.script = lambda _job, _stage, _count: GOOD
