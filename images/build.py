@@ -147,14 +147,15 @@ def load(program: str, name: str, cluster: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("names", nargs="*", choices=NAMES, help="which; all of them when none is named")
     parser.add_argument("--cluster", type=Path, help="folder of a test cluster to load them into")
     given = parser.parse_args(arguments)
+    names = given.names or NAMES  # argparse would compare a default as a whole with the choices
     program = engine()
     on = base(program)
-    if {"trainer", "demo"} & set(given.names) and not has(program, environment_tag(on)):
+    if {"trainer", "demo"} & set(names) and not has(program, environment_tag(on)):
         build(program, ENVIRONMENT, on)
-    for name in given.names:
+    for name in names:
         build(program, name, on)
         if given.cluster:
             load(program, name, given.cluster)
