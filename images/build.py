@@ -147,10 +147,12 @@ def load(program: str, name: str, cluster: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=NAMES, help="which; all of them when none is named")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all of them when none is named")
     parser.add_argument("--cluster", type=Path, help="folder of a test cluster to load them into")
     given = parser.parse_args(arguments)
-    names = given.names or NAMES  # argparse would compare a default as a whole with the choices
+    names = given.names or NAMES
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     program = engine()
     on = base(program)
     if {"trainer", "demo"} & set(names) and not has(program, environment_tag(on)):
