@@ -111,6 +111,7 @@ def changed(job: Path, into: Path, **spec: object) -> Path:
     return into
 
 
+SMALL_STEPS, SMALL_INTERVAL = 10, 2
 PROMPTS = [
     {"question": "Find papers about sparse attention.", "tool": "ArxivSearch.get_arxiv_article_information"},
     {"question": "Say hello."},
@@ -119,18 +120,18 @@ PROMPTS = [
 
 @pytest.fixture(scope="session")
 def small_job(tmp_path_factory, pytestconfig):
-    """The example with eight rows of data under a claim of their own, and two prompts."""
+    """The example with ten rows of data, each a step, under a claim of their own, and two prompts."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "small-data").mkdir()
-    rows = (pytestconfig.rootpath / "examples" / "react-data" / "two_tools.jsonl").read_text().splitlines()[:8]
-    (folder / "small-data" / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    rows = (pytestconfig.rootpath / "examples" / "react-data" / "two_tools.jsonl").read_text().splitlines()
+    (folder / "small-data" / "rows.jsonl").write_text("\n".join(rows[:SMALL_STEPS]) + "\n")
     prompts = {"configMapKeyRef": {"name": "prompts", "key": "list"}}
     job = changed(
         EXAMPLE,
         folder / "job.yaml",
         evaluation={"promptsFrom": prompts, "turns": 0, "maxNewTokens": 16},
         dataset__volume={"claimName": "small-data"},
-        training__checkpoint={"everySteps": 3, "keep": 2},
+        training__checkpoint={"everySteps": SMALL_INTERVAL, "keep": 2},
     )
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}}
     config_map["data"] = {"list": json.dumps(PROMPTS)}

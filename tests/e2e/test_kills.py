@@ -1,5 +1,6 @@
 """`kill -9` in the midst of a real training: the same command goes on, and the loss is the unbroken run's."""
 
+import itertools
 import json
 import shutil
 import signal
@@ -7,19 +8,15 @@ import subprocess
 
 import psutil
 import pytest
-from tests.e2e.conftest import finetune, run_job
+from tests.e2e.conftest import SMALL_INTERVAL, finetune
 
 from finetune_jobs.contract import Stage
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
 
-VICTIMS = {
-    "runner": "bin/finetune",
-    "stage": "finetune_jobs train",
-    "torchrun": "finetune_jobs.train.elastic",
-    "rank": "finetune_jobs.train.rank",
-}
-"""Who is killed -> what its command line holds."""
+RUNNER, STAGE = "bin/finetune", "finetune_jobs train"
+TORCHRUN, RANK = "finetune_jobs.train.elastic", "finetune_jobs.train.rank"
+"""Who is killed, by what its command line holds."""
 
 
 @pytest.fixture
@@ -51,15 +48,20 @@ def kill(process, pattern: str) -> None:
     victim.send_signal(signal.SIGKILL)
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-def test_it_goes_on_to_the_same_loss(victim, unfinished, small_job, small_run):
-    process = start(small_job, unfinished)
-    wait_for_step(process, 4)  # the checkpoint of step 3 is whole by then
-    kill(process, VICTIMS[victim])
-    process.communicate()
-    run = run_job(small_job, unfinished, "--until", "train")
-    assert run.code == 0, run.lines[-1]
-    result = run.result("train")
-    assert result["resumed"] >= 1
+def test_killed_again_and_again_it_goes_on_to_the_same_loss(unfinished, small_job, small_run):
+    """One training whose every program is killed in turn, each time just after one more checkpoint was whole.
+
+    What the machine has broken is tried again by the runner itself; when that is killed, by whoever starts it again.
+    """
+    steps = itertools.count(SMALL_INTERVAL + 1, SMALL_INTERVAL)
+    for victims in (STAGE, RUNNER), (TORCHRUN, RANK):
+        process = start(small_job, unfinished)
+        for victim in victims:
+            wait_for_step(process, next(steps))
+            kill(process, victim)
+        said = [json.loads(line) for line in process.communicate()[0].splitlines()]
+    assert process.returncode == 0, said[-1]
+    result = said[-1]["result"]
+    assert result["resumed"] == 4
     # Exactly equal where nothing but this process uses the cores; sums of threads may come in another order.
     assert result["finalLoss"] == pytest.approx(small_run.result("train")["finalLoss"], rel=1e-4)
