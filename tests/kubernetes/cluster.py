@@ -114,11 +114,17 @@ def down(folder: Path, process: "subprocess.Popen[bytes] | None" = None) -> None
             os.kill(pid, signal.SIGKILL)  # the kernel ends every process in the namespaces with it
     if process is not None:
         process.wait()
-    wait_for(lambda: not is_up(), "the cluster's network is gone")
+    # A connection that was open lets the kernel keep the network for minutes; without its cable nobody sees it.
+    wait_for(lambda: not is_up() or unplugged(), "the cluster's network is gone")
     for name in CGROUPS:
         remove_cgroups(name)
     if folder.exists():
         wait_for(lambda: removed(folder), f"{folder} is removed")
+
+
+def unplugged() -> bool:
+    """Whether this machine's end of the cable could be removed."""
+    return subprocess.run(["ip", "link", "delete", LINK], check=False, capture_output=True).returncode == 0
 
 
 def recorded(folder: Path) -> int | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.kubernetes.control_plane import HERE, PATIENCE, ControlPlane
 from tests.kubernetes.images import busybox, load
 from tests.kubernetes.programs import program
+from tests.programs import cache
 
 ADDRESS = "10.77.0.2"
 PODS = "10.77.1.0/24"
@@ -44,6 +45,11 @@ TUNABLES = {
     "kernel/keys/root_maxbytes": 25000000,
 }
 """What kubelet wants of the kernel. It finds files that say so; the machine keeps its own values."""
+
+
+def images() -> Path:
+    """Where containerd keeps images from one cluster to the next: bringing in the large ones takes minutes."""
+    return cache() / "images"
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -93,7 +99,7 @@ class Node(ControlPlane):
         (self.folder / "resolv.conf").write_text(f"nameserver {ADDRESS}\n")
 
     def filled(self, text: str) -> str:
-        values = {"FOLDER": str(self.folder), "ADDRESS": ADDRESS, "PODS": PODS, "DNS": DNS}
+        values = {"FOLDER": str(self.folder), "IMAGES": str(images()), "ADDRESS": ADDRESS, "PODS": PODS, "DNS": DNS}
         for name, value in values.items():
             text = text.replace(f"@{name}@", value)
         return text
@@ -164,10 +170,9 @@ class Node(ControlPlane):
     def rise(self) -> None:
         """Everything after the control plane, until the node is Ready."""
         self.start("kube-scheduler")
-        self.start("containerd")
-        socket = str(self.folder / "containerd.sock")
-        wait_for(lambda: answers("ctr", "--address", socket, "version"), "containerd answers")
-        load(busybox(self.folder), Path(socket))
+        self.start_containerd()
+        self.forget_containers()
+        load(busybox(self.folder), self.socket)
         self.start("kubelet")
         self.start("kube-proxy")
         applied = self.kubectl("apply", "-f", str(self.folder / "objects.yaml"))
@@ -180,6 +185,25 @@ class Node(ControlPlane):
         waited = self.kubectl("wait", "--for=condition=Ready", f"node/{NAME}", f"--timeout={PATIENCE}s")
         if waited.returncode:
             raise RuntimeError(waited.stderr)
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "containerd.sock"
+
+    def ctr(self, *arguments: str) -> list[str]:
+        return ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
+
+    def start_containerd(self) -> None:
+        self.start("containerd")
+        wait_for(lambda: answers(*self.ctr("version")), "containerd answers")
+
+    def forget_containers(self) -> None:
+        """What an earlier cluster ran is gone, but containerd's memory outlives it with the images."""
+        listed = subprocess.run(self.ctr("containers", "list", "--quiet"), check=True, capture_output=True, text=True)
+        if listed.stdout.split():
+            run(*self.ctr("containers", "delete", *listed.stdout.split()))
+            self.stop("containerd")
+            self.start_containerd()
 
     def has_node(self) -> bool:
         return self.kubectl("get", "node", NAME).returncode == 0
