@@ -58,10 +58,12 @@ test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
 	$(BIN)/pytest tests/local
-test-cluster: .venv/cluster ## the test cluster itself: pods, names, volumes, Ingress, and that nothing of it stays
-	$(BIN)/pytest tests/cluster
-test-e2e: setup-dev ## the quickstart's job from end to end, in a browser too
+test-cluster: .venv/cluster ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster
+	$(BIN)/pytest tests/cluster/test_cluster.py tests/cluster
+test-e2e: setup-dev ## the quickstart's job from end to end, in a browser too; with root also in pods
 	$(BIN)/pytest tests/e2e
+	@if [ "$$(id -u)" = 0 ] || [ -n "$$KUBE_CONTEXT" ]; then $(MAKE) test-cluster; \
+	else echo "not root and no KUBE_CONTEXT: no cluster was tested"; fi
 
 .venv/cluster: .venv/dev tests/kubernetes/debian-packages.txt
 	@tests/install-debian-packages tests/kubernetes/debian-packages.txt

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,12 +28,14 @@ ENDED = re.compile("done|stopped|failed")
 
 
 @contextmanager
-def browser() -> Iterator[Page]:
-    """A new, empty browser with one page."""
+def browser(hosts: Mapping[str, str] | None = None) -> Iterator[Page]:
+    """A new, empty browser with one page; `hosts` are names with the addresses that it takes them for."""
     program = shutil.which(CHROMIUM)
     assert program, "install Debian's package chromium"
+    rules = ",".join(f"MAP {name} {address}" for name, address in (hosts or {}).items())
+    names = [f"--host-resolver-rules={rules}"] if rules else []
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, headless=True, args=list(FLAGS))
+        running = playwright.chromium.launch(executable_path=program, headless=True, args=[*FLAGS, *names])
         page = running.new_page(viewport=WINDOW)
         page.set_default_timeout(PATIENCE)
         yield page

