@@ -18,6 +18,11 @@ Work = tuple[str, str, str, str]
 """Namespace, claim, stage and digest: what can be made once for several jobs."""
 
 
+def pods_of(key: Key, body: Body) -> str:
+    """What a pod is kept by: its Job's uid, or as one of the demo its FineTuneJob."""
+    return owner_uid(body, "Job") or "/".join(key)
+
+
 class Cache:
     """Changed by `put` and `drop` alone; both say whose look is wanted."""
 
@@ -26,7 +31,7 @@ class Cache:
         self.jobs: dict[Key, dict[str, tuple[str, StageJob]]] = defaultdict(dict)
         """By parent and name: the owner's uid and the Job."""
         self.pods: dict[str, dict[str, Pod]] = defaultdict(dict)
-        """By the Job's uid and by name."""
+        """By `pods_of` and by name."""
         self.children: dict[Key, dict[ChildKey, Child]] = defaultdict(dict)
         self.versions: dict[str, int] = {}
         """resourceVersion by uid, pods apart: an answer to a call may be newer than the watch's next line."""
@@ -55,7 +60,7 @@ class Cache:
         """Whether anything that matters has changed: most events of a Job are its controller's bookkeeping."""
         name = body["metadata"]["name"]
         if kind is PODS:
-            pods, pod = self.pods[owner_uid(body, "Job")], pod_of(body)
+            pods, pod = self.pods[pods_of(key, body)], pod_of(body)
             changed = pods.get(name) != pod
             pods[name] = pod
         elif kind is JOBS:
@@ -93,7 +98,7 @@ class Cache:
         if key is None:
             return set()
         if kind is PODS:
-            self._drop_pod(owner_uid(body, "Job"), meta["name"])
+            self._drop_pod(pods_of(key, body), meta["name"])
         elif kind is JOBS:
             self._drop_job(key, meta["name"], meta["uid"])
         else:
@@ -121,10 +126,10 @@ class Cache:
         if found is not None and found[1].uid == uid:
             del self.jobs[key][name]
 
-    def _drop_pod(self, job: str, name: str) -> None:
-        self.pods[job].pop(name, None)
-        if not self.pods[job]:
-            del self.pods[job]
+    def _drop_pod(self, group: str, name: str) -> None:
+        self.pods[group].pop(name, None)
+        if not self.pods[group]:
+            del self.pods[group]
 
     def _forget_if_empty(self, key: Key) -> None:
         for table in (self.jobs, self.children):
@@ -142,6 +147,9 @@ class Cache:
             if owner == uid:
                 pods = self.pods.get(job.uid, {})
                 yield replace(job, pods=tuple(pods.values()))
+
+    def demo_pods(self, key: Key) -> tuple[Pod, ...]:
+        return tuple(self.pods.get("/".join(key), {}).values())
 
     def mates_of(self, key: Key) -> set[Key]:
         """Other jobs in the same workspace."""

@@ -109,7 +109,7 @@ def look(cache: Cache, key: Key, record: Record, outline: Outline, status: Statu
         progress_ready=progress_ready(own, given),
         progress=fresh.progress if fresh else None,
         curve=fresh.curve if fresh else (),
-        served=served(cache, own, given),
+        served=served(cache, key, own, given),
         demo_url=outline.demo_url,
         peers=peers(cache, key, record, plan),
     )
@@ -122,7 +122,7 @@ def progress_ready(own: Mapping[tuple[str, str], Child], given: Surroundings) ->
     return all(child is not None and not child.deleting and child.rights == rights for child, rights in found)
 
 
-def served(cache: Cache, own: Mapping[tuple[str, str], Child], given: Surroundings) -> Served:
+def served(cache: Cache, key: Key, own: Mapping[tuple[str, str], Child], given: Surroundings) -> Served:
     deployment = own.get((DEPLOYMENTS.kind, demo_name(given.job.metadata.name)))
     pods, planned = deployment.demo if deployment else None, given.plan.of(Stage.DEMO)
     if pods is None:
@@ -132,7 +132,15 @@ def served(cache: Cache, own: Mapping[tuple[str, str], Child], given: Surroundin
         made = demo_objects(given, planned)
         stale = any(differs(cache, own, manifest) for manifest in made) or bool(extra_demo_objects(own, made))
         unsure = any(unverified(cache, own, manifest) for manifest in made)
-    return Served(pods.revision, pods.settled, stale, unsure, answers=pods.available > 0, replicas=pods.replicas)
+    return Served(
+        pods.revision,
+        pods.settled,
+        stale,
+        unsure,
+        answers=pods.available > 0,
+        replicas=pods.replicas,
+        pods=cache.demo_pods(key),
+    )
 
 
 def differs(cache: Cache, own: Mapping[tuple[str, str], Child], manifest: dict[str, Any]) -> bool:

@@ -143,7 +143,9 @@ def pod_of(body: Body) -> Pod:
     status = body.get("status") or {}
     container: Body = next(iter(status.get("containerStatuses") or ()), {})
     state = container.get("state") or {}
-    ended, waits = state.get("terminated") or {}, state.get("waiting") or {}
+    # A pod of the demo is started again and again: how it ended is its last state then.
+    ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+    waits = state.get("waiting") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled") or {}
     return Pod(

@@ -5,15 +5,19 @@ programs that died without a word: then the termination message is the end of th
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import ValidationError
 
-from finetune_jobs.contract import ExitCode, Failure, Outcome
+from finetune_jobs.contract import ExitCode, Failure, Outcome, Stage
 from finetune_operator.lifecycle.observed import Pod, StageJob
 from finetune_operator.lifecycle.reasons import GPU_UNSCHEDULABLE, PODS_NOT_CREATED, UNSCHEDULABLE
 
 SIGKILL = 137
+CRASHES = "CrashLoopBackOff"
+"""A container waits so that has ended and is started again."""
 QUOTED = 300
 """Characters of evidence that a message repeats."""
 
@@ -184,14 +188,14 @@ KILLED = Row(
     "Nothing at first: it is tried again. If it stays, give the stage more memory.",
 )
 UNFORESEEN = Row(
-    "", "", "Unforeseen", "The stage ended with exit code {code} and said nothing.", "See `kubectl logs job/{job}`."
+    "", "", "Unforeseen", "The stage ended with exit code {code} and said nothing.", "See `kubectl logs {job}`."
 )
 NOT_CREATED = Row(
     "",
     "",
     PODS_NOT_CREATED,
     "The stage's Job has made no pod.",
-    "See `kubectl describe job/{job}`: a quota or an admission rule forbids its pods.",
+    "See `kubectl describe {job}`: a quota or an admission rule forbids its pods.",
 )
 
 
@@ -232,13 +236,23 @@ def explain_wait(job: StageJob) -> Failure | None:
     return found(row, job, pod.waits_message if waits else pod.unschedulable)
 
 
+def explain_demo(name: str, digest: str, pods: Sequence[Pod], now: datetime) -> Failure | None:
+    """Why a pod of the demo does not answer, where that is worth telling."""
+    for pod in pods:
+        as_job = StageJob(name, "", Stage.DEMO.value, digest, "", now, pods=(pod,))
+        failure = explain_end(as_job, pod) if pod.waits == CRASHES else explain_wait(as_job)
+        if failure is not None:
+            return failure
+    return None
+
+
 def found(row: Row, job: StageJob, evidence: str, code: str = "") -> Failure:
     last = evidence.strip().splitlines()[-1][-QUOTED:] if evidence.strip() else ""
-    message = row.message.format(code=code)
+    message, kind = row.message.format(code=code), "deployment" if job.stage == Stage.DEMO else "job"
     return Failure(
         reason=row.reason,
         message=f"{message} It said: {last}" if last else message,
-        cure=row.cure.format(stage=job.stage, job=job.name),
+        cure=row.cure.format(stage=job.stage, job=f"{kind}/{job.name}"),
     )
 
 

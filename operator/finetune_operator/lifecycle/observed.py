@@ -89,6 +89,8 @@ class Served:
     """Any revision answers."""
     replicas: int = 0
     """Pods that are wanted of it now."""
+    pods: tuple[Pod, ...] = ()
+    """Those that there are, of any revision."""
 
 
 @dataclass(frozen=True, slots=True)

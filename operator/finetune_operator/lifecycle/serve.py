@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from finetune_jobs.contract import EvaluateResult, Failure, Stage
 from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
+from finetune_operator.lifecycle.failures import explain_demo
 from finetune_operator.lifecycle.gate import below_gate
 from finetune_operator.lifecycle.observed import Make, Observed, Want
 from finetune_operator.lifecycle.verdict import DONE
@@ -68,14 +69,16 @@ def move(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
 def served(seen: Observed, base: StageStatus, now: datetime, *, open_: bool) -> StageStatus:
     if seen.job.spec.suspend:
         return base.model_copy(update={"state": StageState.SUSPENDED, "reason": reasons.SUSPENDED, "message": ""})
+    trouble = None if open_ else explain_demo(f"{seen.job.metadata.name}-demo", base.digest, seen.served.pods, now)
+    reason, message = (trouble.reason, f"{trouble.message} {trouble.cure}") if trouble else (reasons.DEMO_STARTING, "")
     return base.model_copy(
         update={
             "state": StageState.SUCCEEDED if open_ else StageState.RUNNING,
             "attempts": max(base.attempts, 1),
             "started_at": base.started_at or now,
             "finished_at": (base.finished_at or now) if open_ else None,
-            "reason": reasons.DEMO_AVAILABLE if open_ else reasons.DEMO_STARTING,
-            "message": "",
+            "reason": reasons.DEMO_AVAILABLE if open_ else reason,
+            "message": message,
             "result": {"url": seen.demo_url} if open_ else None,
         }
     )

@@ -4,11 +4,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, stage_job
+from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, outcome, stage_job
 
-from finetune_jobs.contract import Failure, Progress, Stage
+from finetune_jobs.contract import Failure, Progress, Stage, State
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
-from finetune_operator.lifecycle.observed import Make, Peer, Served, Want
+from finetune_operator.lifecycle.observed import Make, Peer, Pod, Served, Want
 
 LOOKS = [
     look(),
@@ -110,6 +110,28 @@ def test_the_demo_moves_only_through_the_gate(extra, served, made, shown):
     condition = next(c for c in decision.status.conditions if c.type == "DemoAvailable")
     assert decision.apply == made
     assert (decision.status.stages[-1].state, condition.status, condition.reason) == shown
+
+
+SAID = outcome("demo", "DIGEST", State.FAILED, failure=Failure(reason="PortInUse", message="Taken.", cure="Free it."))
+AILING = [
+    (Pod("p", "Running", waits="CrashLoopBackOff", exit_code=75, said=SAID), "PortInUse", "Taken. Free it."),
+    (Pod("p", "Running", waits="CrashLoopBackOff", exit_code=1, said="oh"), "Unforeseen", "logs deployment/react-demo"),
+    (Pod("p", "Running", waits="CrashLoopBackOff", exit_code=137, ended_by="OOMKilled"), "OutOfMemory", "limits.memory"),
+    (Pod("p", "Pending", waits="ErrImagePull"), "ImagePullFailed", "Check the image's name"),
+    (Pod("p", "Pending", unschedulable="Insufficient cpu"), "Unschedulable", "smaller spec.stages.demo.resources"),
+]
+
+
+@pytest.mark.parametrize(("pod", "reason", "message"), AILING)
+def test_a_demo_whose_pod_does_not_answer_says_why(pod, reason, message):
+    seen = look(**ALL_DONE)
+    digest = seen.plan.of(Stage.DEMO).digest
+    pods = (Pod("old", "Running"), replace(pod, said=pod.said.replace("DIGEST", digest)))
+    served = Served(digest, stale=False, pods=pods)
+    told = decide(replace(seen, served=served), NOW).status
+    condition = next(c for c in told.conditions if c.type == "DemoAvailable")
+    assert (told.stages[-1].state, condition.status, condition.reason) == ("Running", "False", reason)
+    assert message in condition.message
 
 
 def test_a_demo_that_was_applied_is_looked_at_again_by_itself():
