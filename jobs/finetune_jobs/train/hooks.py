@@ -148,6 +148,7 @@ class Monitor(Hook):  # type: ignore[misc]
         runner.logger.info("step %d/%d  loss %.4f  lr %.3e  %.0f tokens/s", step, self.total, loss, rate, speed)
 
     def after_train(self, runner: Any) -> None:
+        tell_memory(runner)
         wanted = float(runner.optim_wrapper.optimizer.param_groups[0].get("initial_lr", 0.0))
         peak = self.tally.peak_learning_rate
         if not runner.finetune_stop and peak < NEAR * wanted:
@@ -156,6 +157,18 @@ class Monitor(Hook):  # type: ignore[misc]
                 f"The learning rate never rose above {peak:.3g} of the {wanted:.3g} that was asked for.",
                 "Shorten the warm-up in the config's param_scheduler.",
             )
+
+
+def tell_memory(runner: Any) -> None:
+    """What PyTorch held at most, beside what the plan expected: one figure a GPU, in the log."""
+    if not torch.cuda.is_available():
+        return
+    most = torch.tensor([torch.cuda.max_memory_allocated() / 2**30], device="cuda")
+    gathered = [most]
+    if distributed.is_initialized():
+        gathered = [torch.empty_like(most) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(gathered, most)
+    runner.logger.info("held at most %s GiB", ", ".join(f"{float(one):.2f}" for one in gathered))
 
 
 def count_tokens(data: dict[str, Any]) -> int:

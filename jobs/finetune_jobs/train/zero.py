@@ -6,11 +6,14 @@ from typing import Any
 from finetune_jobs.errors import UserMistake
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
+BUCKET = 20_000_000
+"""Gradients that are reduced together, while the layers below go backwards. DeepSpeed's own 500 million are more than
+an adapter has: nothing would be reduced before the last layer is done, and its two buffers would take 2 GB."""
 
 
 def deepspeed_config(name: str, dtype: str, *, gpu: bool) -> dict[str, Any]:
     """`name` is zero1, zero2 or zero3; `dtype` is what the XTuner config computes in, so that the two agree."""
-    zero: dict[str, Any] = {"stage": STAGES[name], "overlap_comm": gpu}
+    zero: dict[str, Any] = {"stage": STAGES[name], "overlap_comm": gpu, "reduce_bucket_size": BUCKET}
     if STAGES[name] == STAGES["zero3"]:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     config: dict[str, Any] = {

@@ -94,6 +94,14 @@ def test_deepspeed_computes_in_what_the_model_does(name):
     assert deepspeed_config(name, "float16", gpu=True)["fp16"]["enabled"] is True
 
 
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_an_adapter_s_gradients_are_reduced_in_parts_while_the_backward_pass_runs(name):
+    """Llama-3-8B at rank 64 has 168 million of them."""
+    zero = deepspeed_config(name, "bfloat16", gpu=True)["zero_optimization"]
+    assert zero["overlap_comm"]
+    assert zero["reduce_bucket_size"] < 168e6 / 4
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
