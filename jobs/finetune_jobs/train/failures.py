@@ -16,6 +16,13 @@ class Row:
     cure: str
 
 
+RANK_KILLED = Row(
+    r"exitcode\s*: -9\b|Signal 9 \(SIGKILL\)",
+    MachineTrouble,
+    "RankKilled",
+    "A training process was killed from outside.",
+    "Run again: training goes on from the last checkpoint. If nobody killed it, give the stage more memory.",
+)
 TABLE = (
     Row(
         r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
@@ -84,14 +91,10 @@ TABLE = (
         "The XTuner config names something that the installed XTuner 0.2.0 does not have.",
         "Write it as XTuner 0.2.0 names it.",
     ),
-    Row(
-        r"exitcode\s*: -9\b|Signal 9 \(SIGKILL\)",
-        MachineTrouble,
-        "RankKilled",
-        "A training process was killed from outside.",
-        "Run again: training goes on from the last checkpoint. If nobody killed it, give the stage more memory.",
-    ),
+    RANK_KILLED,
 )
+SYMPTOMS = ("GpusDisconnected", "RanksDisconnected")
+"""What the others say when one of them is gone; the one that was killed says nothing."""
 HOST_OUT_OF_MEMORY = MachineTrouble(
     "OutOfMemory",
     "The kernel killed a training process because the memory of this machine or container ran out.",
@@ -110,6 +113,8 @@ def explain(errors: list[str], output: list[str], *, oom_kills: int = 0) -> Stag
     for evidence in ("\n".join(errors), "\n".join(output)):
         for row in TABLE:
             if re.search(row.evidence, evidence):
+                if row.reason in SYMPTOMS and re.search(RANK_KILLED.evidence, "\n".join(output)):
+                    return _failure(RANK_KILLED, [])
                 return _failure(row, errors)
     return _failure(UNKNOWN, errors)
 

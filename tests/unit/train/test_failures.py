@@ -33,6 +33,13 @@ def test_a_rank_that_was_killed_is_told_from_torchruns_report():
     assert failure.failure.reason == "RankKilled"
 
 
+def test_a_killed_rank_is_the_cause_and_what_the_others_said_a_symptom():
+    said = "RuntimeError: [gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]:2"
+    killed = "  exitcode  : -9 (pid: 4711)"
+    assert explain([said], [said, killed]).failure.reason == "RankKilled"
+    assert explain(["CUDA out of memory"], [killed]).failure.reason == "GpuOutOfMemory"
+
+
 def test_a_kill_by_the_kernel_for_memory_is_told_as_such():
     assert explain([], ["exitcode  : -9 (pid: 1)"], oom_kills=1).failure.reason == "OutOfMemory"
 
