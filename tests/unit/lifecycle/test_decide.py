@@ -116,7 +116,7 @@ SAID = outcome("demo", "DIGEST", State.FAILED, failure=Failure(reason="PortInUse
 AILING = [
     (Pod("p", "Running", waits="CrashLoopBackOff", exit_code=75, said=SAID), "PortInUse", "Taken. Free it."),
     (Pod("p", "Running", waits="CrashLoopBackOff", exit_code=1, said="oh"), "Unforeseen", "logs deployment/react-demo"),
-    (Pod("p", "Running", waits="CrashLoopBackOff", exit_code=137, ended_by="OOMKilled"), "OutOfMemory", "limits.memory"),
+    (Pod("p", "Running", waits="CrashLoopBackOff", exit_code=137, ended_by="OOMKilled"), "OutOfMemory", "memory"),
     (Pod("p", "Pending", waits="ErrImagePull"), "ImagePullFailed", "Check the image's name"),
     (Pod("p", "Pending", unschedulable="Insufficient cpu"), "Unschedulable", "smaller spec.stages.demo.resources"),
 ]
