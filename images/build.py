@@ -24,6 +24,12 @@ NAMES = ("operator", "trainer", "demo")
 ENVIRONMENT = "environment"
 """What trainer and demo stand on."""
 ENVIRONMENT_SOURCES = ("images/environment/Dockerfile", "requirements/local.txt")
+SOURCES = {
+    "operator": ("operator", "jobs/finetune_jobs/contract.py", "requirements/operator.txt"),
+    "trainer": ("jobs", *ENVIRONMENT_SOURCES),
+    "demo": ("jobs", *ENVIRONMENT_SOURCES),
+}
+"""What an image is made of beside its own Dockerfile."""
 ENGINES = ("docker", "podman", "buildah")
 OWN_BASE = "localhost/debian:bookworm"
 RELEASE = "bookworm"
@@ -99,15 +105,15 @@ def certificates() -> list[str]:
     return ["--secret", f"id=certificates,src={file}"] if file else []
 
 
-def revision() -> str:
-    """The last commit that changed what the images are made of."""
-    return output("git", "log", "-1", "--format=%H", "--", "images", "jobs", "operator", "requirements")
+def revision(name: str) -> str:
+    """The last commit that changed what the image is made of."""
+    return output("git", "log", "-1", "--format=%H", "--", f"images/{name}", *SOURCES[name])
 
 
 def build(program: str, name: str, on: str) -> None:
     tagged, arguments = environment_tag(on), {"BASE_IMAGE": on}
     if name != ENVIRONMENT:
-        said = {"VERSION": version(), "REVISION": revision()}
+        said = {"VERSION": version(), "REVISION": revision(name)}
         tagged, arguments = tag(name), arguments | {"ENVIRONMENT_IMAGE": tagged} | said
     # Steps run as this build's own processes: it works inside containers and without cgroups.
     own = ["--isolation", "chroot", "--layers"] if program == "buildah" else []
