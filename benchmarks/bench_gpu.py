@@ -5,10 +5,13 @@
 Every row trains the same shape (rank 64 on all seven linear layers, AdamW) on the same rows of 4,096 random tokens, all
 of them supervised where the name does not say otherwise: 3 steps, then the median of the next ones, each between two
 waits for the GPU. Rows of one sort share a process. Rows whose packages are not installed say so. `limit` is not a
-training: the large matrix products of a step alone.
+training: the large matrix products of a step alone; `limit-attention` has its attention too. Of these and of ours the
+power and the clock are told, read by nvidia-smi during two steps more.
 
 XTuner's rows load the weights from a folder that is built once (16 GB, under --folder). Their speed is that of an
-optimizer step of 16 rows, everything included. Prints a table, and one JSON line last.
+optimizer step of 16 rows, everything included. XTUNER_PYTHONPATH and UNSLOTH_PYTHONPATH are where these and the
+versions that they need lie, if not where the other rows' packages do; each row tells its versions. Prints a table, and
+one JSON line last.
 """
 
 import argparse
@@ -52,7 +55,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "peft-liger-compiled": {"kind": "peft", "batch": 4, "dropout": 0.0, "nf4": False, "compiled": True},
     "unsloth": {"kind": "unsloth", "batch": 8, "checkpointing": "unsloth"},
     "unsloth-best": {"kind": "unsloth", "batch": 4, "checkpointing": False},
-    "limit": {"kind": "limit"},
+    "limit": {"kind": "limit", "attention": False},
+    "limit-attention": {"kind": "limit", "attention": True},
 }
 """`supervised` is the part at the end of each document whose tokens have labels; without it all have."""
 
@@ -101,8 +105,12 @@ def child(names: list[str], options: argparse.Namespace) -> Iterator[dict[str, A
                "--rows", *names]  # fmt: skip
     log = options.folder / f"{names[0]}.log"
     left = list(names)
+    elsewhere = os.environ.get("UNSLOTH_PYTHONPATH") if ROWS[names[0]]["kind"] == "unsloth" else None
+    paths = os.pathsep.join(filter(None, (elsewhere, os.environ.get("PYTHONPATH"))))
     with log.open("w") as errors:
-        ran = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        ran = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "PYTHONPATH": paths}
+        )
         for line in ran.stdout or ():
             if line.startswith('{"row"'):
                 result = json.loads(line)
@@ -115,11 +123,11 @@ def child(names: list[str], options: argparse.Namespace) -> Iterator[dict[str, A
 
 
 def run_row(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    setting = ROWS[name]
+    setting = {"row": name, **ROWS[name]}
     kinds: dict[str, Callable[..., dict[str, Any]]] = {
         "limit": limit, "ours": ours, "peft": peft_liger, "unsloth": unsloth, "xtuner": xtuner,
     }  # fmt: skip
-    result = {"row": name, **kinds[setting["kind"]](setting, options), **setting}
+    result = {"row": name, "versions": versions(), **kinds[setting["kind"]](setting, options), **setting}
     free()
     return result
 
@@ -250,6 +258,29 @@ def measure(step: Callable[[int], Any], batch: int, steps: int) -> dict[str, Any
     }
 
 
+def power(step: Callable[[int], Any]) -> dict[str, Any]:
+    """Medians of what nvidia-smi reads during two steps more; nothing of the card is changed."""
+    import torch
+
+    fields = "power.draw,clocks.sm"
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    command = ["nvidia-smi", "-i", card, f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-lms", "100"]
+    with tempfile.TemporaryFile("w+") as told:
+        reader = subprocess.Popen(command, stdout=told)
+        for number in range(2):
+            step(number)
+        torch.cuda.synchronize()
+        reader.terminate()
+        reader.wait()
+        told.seek(0)
+        lines = [line.split(",") for line in told.read().splitlines() if line.count(",") == 1]
+    late = [[float(value) for value in line] for line in lines[len(lines) // 3 :]]
+    if not late:
+        return {}
+    return {"watts": statistics.median(line[0] for line in late),
+            "megahertz": statistics.median(line[1] for line in late)}  # fmt: skip
+
+
 def profile(step: Callable[[int], Any], path: Path) -> None:
     """One more step, kernel by kernel, into a file."""
     import torch
@@ -304,8 +335,8 @@ def ours(setting: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
     estimate = expected(Load(shape, rows * LENGTH, RANK, dropout, optimizer=12), store, again)
     result = measure(one, rows, options.steps)
     if options.profile:
-        profile(one, options.folder / f"{store}-{rows}-{dropout}.profile.txt")
-    return {**result, "expectedGiB": round(estimate / 2**30, 2)}
+        profile(one, options.folder / f"{setting['row']}.profile.txt")
+    return {**result, **power(one), "expectedGiB": round(estimate / 2**30, 2)}
 
 
 def peft_liger(setting: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -329,28 +360,41 @@ def peft_liger(setting: dict[str, Any], options: argparse.Namespace) -> dict[str
     return measure(one, setting["batch"], options.steps)
 
 
-def limit(_: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """A step's large matrix products on 16,384 tokens, forward and back, and nothing else."""
+def limit(setting: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """A step's large matrix products on 16,384 tokens, forward and back, and at most attention beside them."""
     import torch
 
-    tokens, hidden, inner = 4 * LENGTH, SHAPE["hidden_size"], SHAPE["intermediate_size"]
-    shapes = [(6144, hidden), (hidden, hidden), (2 * inner, hidden), (hidden, inner)]
-    operands = [
-        tuple(torch.randn(size, device="cuda", dtype=torch.bfloat16) for size in ((n, k), (tokens, k), (tokens, n)))
-        for n, k in shapes
-    ]
+    from finetune_jobs.train.fast.attention import attend
+
+    rows, hidden, inner = 4, SHAPE["hidden_size"], SHAPE["intermediate_size"]
+    tokens = rows * LENGTH
+
+    def random(*size: int) -> Any:
+        return torch.randn(size, device="cuda", dtype=torch.bfloat16)
+
+    layer = [(6144, hidden), (hidden, hidden), (2 * inner, hidden), (hidden, inner)]
+    operands = [(random(n, k), random(tokens, k), random(tokens, n)) for n, k in layer]
+    head = (random(VOCABULARY, hidden), random(LENGTH, hidden), random(LENGTH, VOCABULARY))
+    heads = [random(rows, LENGTH, count, 128).requires_grad_() for count in (32, 8, 8)]
+    dy = random(rows, LENGTH, 32, 128)
+
+    def both(weight: Any, x: Any, dy: Any) -> None:
+        torch.mm(x, weight.t())
+        torch.mm(dy, weight)
 
     def one(_: int) -> float:
         for _ in range(options.layers):
-            for weight, x, dy in operands:
-                torch.mm(x, weight.t())
-                torch.mm(dy, weight)
+            for triple in operands:
+                both(*triple)
+            if setting["attention"]:
+                torch.autograd.grad(attend(*heads, None), heads, dy)
+        for _ in range(rows):
+            both(*head)
         return 0.0
 
-    result = measure(one, 4, options.steps)
-    flops = options.layers * sum(4 * tokens * n * k for n, k in shapes)
-    result["teraflops"] = round(flops / result["milliseconds"] / 1e9)
-    return {**result, "loss": None}
+    result = {**measure(one, rows, options.steps), **power(one), "loss": None}
+    flops = 4 * tokens * (options.layers * sum(n * k for n, k in layer) + VOCABULARY * hidden)
+    return result if setting["attention"] else {**result, "teraflops": round(flops / result["milliseconds"] / 1e9)}
 
 
 def unsloth(setting: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

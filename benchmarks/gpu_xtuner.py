@@ -18,8 +18,8 @@ ACCUMULATED_ROWS = 16
 """Rows of an optimizer step, as the tutorial accumulates them."""
 STARTED = "BENCH_STARTED"
 """Environment: when the rank began; `startSeconds` is from there to the end of its first iteration."""
-STEPS = 3
-"""Optimizer steps: one to warm up, two that are timed."""
+STEPS = 4
+"""Optimizer steps: one to warm up, three that are timed."""
 
 CONFIG = """
 import torch
@@ -96,6 +96,10 @@ def run(setting: dict[str, Any], folder: Path, parent: Path) -> dict[str, Any]:
     narrow = {"bfloat16": ("bf16", "fp16"), "float16": ("fp16", "bf16")}[setting["dtype"]]
     zero = {**DEEPSPEED, narrow[1]: {"enabled": False}}
     zero[narrow[0]] = {**DEEPSPEED[narrow[0]], "enabled": True}
+    if setting.get("fast"):
+        from finetune_jobs.train.zero import deepspeed_config
+
+        zero = deepspeed_config("zero2", setting["dtype"], gpu=True)
     (work / "deepspeed.json").write_text(json.dumps(zero))
     here = str(Path(__file__).parent)
     paths = os.pathsep.join(filter(None, (here, elsewhere, os.environ.get("PYTHONPATH"))))
@@ -105,7 +109,17 @@ def run(setting: dict[str, Any], folder: Path, parent: Path) -> dict[str, Any]:
          str(work / "deepspeed.json")],
         env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}, check=True, stdout=sys.stderr,
     )  # fmt: skip
-    return json.loads(output.read_text())
+    result = json.loads(output.read_text())
+    return {**result, "expectedGiB": expected_gibibytes(setting, folder)} if setting.get("fast") else result
+
+
+def expected_gibibytes(setting: dict[str, Any], folder: Path) -> float:
+    from bench_gpu import LENGTH, RANK
+
+    from finetune_jobs.train.fast.choice import Load, Shape, expected
+
+    shape = Shape.of(json.loads((folder / "config.json").read_text()))
+    return round(expected(Load(shape, setting["batch"] * LENGTH, RANK, 0.1), "resident", 0) / 2**30, 2)
 
 
 def config_text(setting: dict[str, Any], folder: Path, output: Path, accumulation: int) -> str:
@@ -170,10 +184,11 @@ def _step_times() -> type:
                 self.loss = float(outputs["loss"])
 
         def after_train(self, runner: Any) -> None:  # noqa: ARG002
-            from bench_gpu import LENGTH
+            from bench_gpu import LENGTH, versions
 
             seconds = statistics.median(self.times[1:])
             self.output.write_text(json.dumps({
+                "versions": versions(),
                 "tokensPerSecond": round(ACCUMULATED_ROWS * LENGTH / seconds), "milliseconds": round(seconds * 1e3, 1),
                 "fastest": round(min(self.times[1:]) * 1e3, 1), "slowest": round(max(self.times[1:]) * 1e3, 1),
                 "firstStepSeconds": round(self.times[0], 1), "startSeconds": round(self.start, 1),
