@@ -8,7 +8,7 @@ from tests.chart.helm import NAMESPACE, ROOT, helm
 
 PAGE = (ROOT / "docs" / "install.md").read_text()
 NOT_HERE = {
-    "waits for running pods": "no kubelet is here; the end-to-end tests run it",
+    "waits for running pods": "no kubelet is here; tests/cluster/test_release.py runs it",
     "your own": "a user's file; test_life.py submits a job",
     "until Ctrl-C": "it does not end",
 }
