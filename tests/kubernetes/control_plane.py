@@ -117,7 +117,7 @@ class ControlPlane:
                 f"--token-auth-file={self.folder / 'tokens.csv'}", "--anonymous-auth=false",
                 "--authorization-mode=Node,RBAC", "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-signing-key-file={key}", f"--service-account-key-file={key}",
-                "--service-cluster-ip-range=10.0.0.0/24", "--enable-admission-plugins=NodeRestriction",
+                "--service-cluster-ip-range=10.0.0.0/16", "--enable-admission-plugins=NodeRestriction",
                 f"--audit-log-path={self.folder / 'audit.log'}", f"--audit-policy-file={HERE / 'audit-policy.yaml'}",
             ],
             "kube-controller-manager": [
