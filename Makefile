@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: cluster cluster-down images test-cluster help setup setup-dev quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
-	bench-quickstart bench-data bench-merge bench-operator bench-gpu clean
+	bench-quickstart bench-data bench-merge bench-operator bench-gpu bench-gpus clean
 
 help: ## say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -108,7 +108,9 @@ bench-data: setup-dev ## dataset stage against XTuner's own path
 bench-merge: setup-dev ## merge against a plain copy of the same bytes
 	$(BIN)/python benchmarks/bench_merge.py
 bench-gpu: setup-dev ## QLoRA of an 8B on one GPU: ours, XTuner, peft with Liger, Unsloth
-	$(BIN)/python benchmarks/bench_gpu.py
+	$(BIN)/python benchmarks/bench_gpu.py --profile
+bench-gpus: setup-dev ## the train stage on two GPUs against one
+	$(BIN)/python benchmarks/bench_gpus.py
 bench-operator: setup-dev ## a thousand FineTuneJobs: how soon the operator acts, what it costs
 	$(BIN)/python benchmarks/bench_operator.py --twice
 
