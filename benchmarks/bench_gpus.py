@@ -61,7 +61,6 @@ WARMUP = 3
 WORDS = 1000
 """Different tokens in the rows: few, so that 50 steps can learn something."""
 TEMPLATE = "llama3_chat"
-SPECIAL = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>")
 PROFILED_STEP = 6
 PATIENCE = 600
 """Seconds that a run may take."""
@@ -165,23 +164,14 @@ def write_record(folder: Path, request: Request, result: ModelResult | DatasetRe
 
 
 def write_model(folder: Path, options: argparse.Namespace) -> None:
-    """The weights of `bench_gpu`'s XTuner rows, and a tokenizer that has the template's tokens and little else."""
+    """The weights and the tokenizer of `bench_gpu`'s XTuner rows."""
     from gpu_xtuner import build_folder
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     built = build_folder(options.folder, options.layers)
     folder.mkdir(parents=True, exist_ok=True)
     for path in built.iterdir():
         (folder / path.name).unlink(missing_ok=True)
         (folder / path.name).symlink_to(path)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*SPECIAL, *alphabet])}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=SPECIAL[0], eos_token=SPECIAL[3], pad_token=SPECIAL[4],
-        additional_special_tokens=list(SPECIAL),
-    ).save_pretrained(folder)  # fmt: skip
 
 
 def write_rows(folder: Path, rows: int) -> None:

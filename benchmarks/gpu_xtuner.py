@@ -70,14 +70,33 @@ DEEPSPEED = {
 }  # fmt: skip
 
 
+SPECIAL = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>")
+"""What the template llama3_chat writes."""
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer that has the template's tokens and single bytes: enough for programs that want one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*SPECIAL, *alphabet])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(list(SPECIAL))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=SPECIAL[0], eos_token=SPECIAL[3], pad_token=SPECIAL[4]
+    ).save_pretrained(folder)
+
+
 def build_folder(parent: Path, layers: int) -> Path:
-    """A model folder of random bf16 weights, made once."""
+    """A model folder of random bf16 weights with a tokenizer, made once."""
     import torch
     from bench_gpu import random_weights
 
     folder = parent / f"llama-{layers}"
     if not (folder / "config.json").exists():
         model = random_weights(layers, nf4=False)
+        write_tokenizer(folder)
         model.save_pretrained(folder, max_shard_size="5GB")
         del model
         torch.cuda.empty_cache()
