@@ -6,6 +6,7 @@ Requests go on as the operator's own service account, so that its RBAC rules hol
 import asyncio
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Self
@@ -34,8 +35,8 @@ class Proxy:
         """Called before a call that changes something goes on; True ends it there."""
         self.after: Callable[[], bool] = lambda: False
         """Called when such a call has been carried out, before its answer goes back."""
-        self.mute = threading.Event()
-        """Watches go silent without being closed: dropped packets, no RST."""
+        self.silent_before = 0.0
+        """Watches that began before this moment are silent without being closed: dropped packets, no RST."""
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -114,8 +115,9 @@ class Proxy:
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers=self._kept(answer))
         await response.prepare(request)
+        began = time.monotonic()
         async for chunk in answer.content.iter_any():
-            while watches and self.mute.is_set():  # noqa: ASYNC110 - the event is another thread's
+            while watches and began < self.silent_before:  # noqa: ASYNC110 - another thread sets it
                 await asyncio.sleep(0.1)
             await response.write(chunk)
         await response.write_eof()
