@@ -32,11 +32,12 @@ def start(job, workspace) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def wait_for_step(process, step: int) -> None:
+def wait_for_step(process, attempt: int, step: int) -> None:
     for line in process.stdout:
         said = json.loads(line)
         assert said["state"] != "Failed", said
-        if said["stage"] == "train" and said.get("progress", {}).get("step", 0) >= step:
+        this = said["stage"] == "train" and said.get("attempt") == attempt
+        if this and said.get("progress", {}).get("step", 0) >= step:
             return
     pytest.fail("the run ended before it was killed")
 
@@ -56,8 +57,8 @@ def test_killed_again_and_again_it_goes_on_to_the_same_loss(unfinished, small_jo
     steps = itertools.count(SMALL_INTERVAL + 1, SMALL_INTERVAL)
     for victims in (STAGE, RUNNER), (TORCHRUN, RANK):
         process = start(small_job, unfinished)
-        for victim in victims:
-            wait_for_step(process, next(steps))
+        for attempt, victim in enumerate(victims, start=1):
+            wait_for_step(process, attempt, next(steps))
             kill(process, victim)
         said = [json.loads(line) for line in process.communicate()[0].splitlines()]
     assert process.returncode == 0, said[-1]
