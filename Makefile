@@ -55,7 +55,7 @@ test-chaos: setup-dev ## kill the operator between any two of its calls, and at 
 test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refuse the same; 400 for a running operator
 	FINETUNE_FUZZ=10000 $(BIN)/pytest tests/api/test_agreement.py tests/operator/test_fuzz.py
 test-stages: setup-dev ## each stage program on real small inputs
-	$(BIN)/pytest tests/stages
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
 	$(BIN)/pytest tests/local
 test-cluster: .venv/cluster ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster
