@@ -111,7 +111,7 @@ def changed(job: Path, into: Path, **spec: object) -> Path:
     return into
 
 
-SMALL_STEPS, SMALL_INTERVAL = 12, 2
+SMALL_STEPS, SMALL_INTERVAL = 16, 2
 PROMPTS = [
     {"question": "Find papers about sparse attention.", "tool": "ArxivSearch.get_arxiv_article_information"},
     {"question": "Say hello."},
@@ -120,7 +120,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="session")
 def small_job(tmp_path_factory, pytestconfig):
-    """The example with twelve rows of data, each a step, under a claim of their own, and two prompts."""
+    """The example with sixteen rows of data, each a step, under a claim of their own, and two prompts."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "small-data").mkdir()
     rows = (pytestconfig.rootpath / "examples" / "react-data" / "two_tools.jsonl").read_text().splitlines()

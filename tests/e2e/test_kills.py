@@ -8,9 +8,10 @@ import subprocess
 
 import psutil
 import pytest
-from tests.e2e.conftest import SMALL_INTERVAL, finetune
+from tests.e2e.conftest import finetune
 
 from finetune_jobs.contract import Stage
+from finetune_jobs.train import checkpoints
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
 
@@ -32,12 +33,13 @@ def start(job, workspace) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def wait_for_step(process, attempt: int, step: int) -> None:
+def wait_for_checkpoint(process, workspace, lives: int) -> None:
+    """Until the training has saved in its present life, of which it has had some before."""
     for line in process.stdout:
         said = json.loads(line)
         assert said["state"] != "Failed", said
-        this = said["stage"] == "train" and said.get("attempt") == attempt
-        if this and said.get("progress", {}).get("step", 0) >= step:
+        newest = [checkpoints.newest(out) for out in (workspace / Stage.TRAIN).glob("*/")]
+        if any(saved and checkpoints.read_marker(saved).tally.resumed == lives for saved in newest):
             return
     pytest.fail("the run ended before it was killed")
 
@@ -54,11 +56,11 @@ def test_killed_again_and_again_it_goes_on_to_the_same_loss(unfinished, small_jo
 
     What the machine has broken is tried again by the runner itself; when that is killed, by whoever starts it again.
     """
-    steps = itertools.count(SMALL_INTERVAL + 1, SMALL_INTERVAL)
+    lives = itertools.count()
     for victims in (STAGE, RUNNER), (TORCHRUN, RANK):
         process = start(small_job, unfinished)
-        for attempt, victim in enumerate(victims, start=1):
-            wait_for_step(process, attempt, next(steps))
+        for victim in victims:
+            wait_for_checkpoint(process, unfinished, next(lives))
             kill(process, victim)
         said = [json.loads(line) for line in process.communicate()[0].splitlines()]
     assert process.returncode == 0, said[-1]
