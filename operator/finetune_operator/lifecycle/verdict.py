@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from finetune_jobs.contract import RESULTS, Failure, Outcome, Stage, State
+from finetune_jobs.contract import RESULTS, ExitCode, Failure, Outcome, Stage, State
 from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
 from finetune_operator.lifecycle.failures import NOT_CREATED, explain_end, explain_wait, found, outcome_of
@@ -25,7 +25,7 @@ def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob
         return base.model_copy(update={"state": StageState.PENDING, "reason": "", "message": ""})
     base = base.model_copy(
         update={
-            "attempts": max(base.attempts, job.failed + 1),
+            "attempts": max(base.attempts, job.failed + (0 if job.gave_up else 1)),
             "started_at": base.started_at or job.started_at or job.created_at,
         }
     )
@@ -90,7 +90,7 @@ def under_way(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
     if waits is not None:
         return base.model_copy(update={"state": StageState.RUNNING, **told(waits)})
     failed = [pod for pod in job.pods if pod.phase == "Failed"]
-    if failed:
+    if failed and failed[-1].exit_code != ExitCode.USER_MISTAKE:  # which the Job's condition follows in a moment
         why = explain_end(job, failed[-1])
         message = f"Attempt {base.attempts - 1 or 1} ended: {why.message} Trying again."
         return base.model_copy(

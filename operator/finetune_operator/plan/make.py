@@ -1,5 +1,6 @@
 """From a job to its stages. Pure: the same job and ConfigMaps give the same plan, on any machine."""
 
+import ast
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ def train_request(given: Inputs) -> TrainRequest | None:
         quantization=given.value("quantization"),
         deepspeed="custom" if custom else given.value("deepspeed"),
         deepspeed_config=deepspeed_json(given.text(custom, "spec.training.deepspeedConfig")) if custom else None,
-        config=given.text(training.config, "spec.training.config") if training.config else None,
+        config=python_text(given.text(training.config, "spec.training.config")) if training.config else None,
         gpus=training.gpus,
         nodes=training.nodes,
         seed=training.seed,
@@ -159,6 +160,16 @@ def deepspeed_json(text: str) -> str:
             raise SpecError(["spec.training.deepspeedConfig: write a JSON object"])
     except json.JSONDecodeError as error:
         raise SpecError([f"spec.training.deepspeedConfig: this is not JSON: {error}"]) from None
+    return text
+
+
+def python_text(text: str) -> str:
+    try:
+        ast.parse(text)
+    except SyntaxError as error:
+        raise SpecError([f"spec.training.config: {error.msg} in line {error.lineno}; correct that line"]) from None
+    except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes, or nested beyond what Python parses
+        raise SpecError([f"spec.training.config: this is not Python: {error}"]) from None
     return text
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, outcome, stage_job
 
-from finetune_jobs.contract import Failure, Progress, Stage, State
+from finetune_jobs.contract import ExitCode, Failure, Progress, Stage, State
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
 from finetune_operator.lifecycle.observed import Make, Peer, Pod, Served, Want
 
@@ -37,6 +37,24 @@ def test_what_a_stage_needs_is_made_before_it_and_only_where_it_is_missing():
 
 def test_only_one_stage_is_at_work_at_a_time():
     assert decide(look(), NOW).apply == (Want(Make.STAGE, Stage.MODEL),)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(ExitCode.MACHINE_TROUBLE, "Retrying"), (ExitCode.USER_MISTAKE, "Started")]
+)
+def test_a_users_mistake_is_never_told_as_tried_again(code, reason):
+    """Its pod is seen before the Job's condition."""
+    seen = look(model="running")
+    (name,) = seen.jobs
+    ended = replace(seen.jobs[name], pods=(Pod("p", "Failed", exit_code=code),))
+    assert decide(replace(seen, jobs={name: ended}), NOW).status.stages[0].reason == reason
+
+
+def test_a_stage_that_failed_at_once_has_had_one_attempt():
+    seen = look(model="running")
+    (name,) = seen.jobs
+    ended = replace(seen.jobs[name], gave_up="PodFailurePolicy", failed=1)
+    assert decide(replace(seen, jobs={name: ended}), NOW).status.stages[0].attempts == 1
 
 
 def test_a_superseded_job_that_works_is_removed_and_one_that_is_over_stays():

@@ -105,6 +105,19 @@ def test_a_missing_config_map_is_named(config_maps, expected):
         plan_of(spec(**OWN), config_maps)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epochs = 1\nmodel = dict(\n", "'\\(' was never closed in line 2; correct that line"),
+        ("lr = 1\0", "not Python"),
+        ("lr = " + "-" * 100_000 + "1", "not Python"),
+    ],
+)
+def test_a_config_that_is_not_python_is_told_before_anything_runs(text, expected):
+    with pytest.raises(SpecError, match=expected):
+        plan_of(spec(**OWN), {"mine": {"config.py": text}})
+
+
 def test_own_prompts_come_from_a_config_map():
     source = {"evaluation": {"promptsFrom": {"configMapKeyRef": {"name": "p", "key": "k"}}}}
     prompts = yaml.safe_dump([{"question": "Who wrote it?", "tool": "ArxivSearch.x"}, {"question": "Hello"}])
