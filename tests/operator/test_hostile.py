@@ -57,6 +57,21 @@ def test_a_demo_edited_by_hand_is_put_right(cluster, stays):
     wait_for(lambda: "edited-demo" in cluster.kubectl("-n", LIFE, "get", "services"))
 
 
+def test_a_config_with_a_mistake_starts_nothing_until_it_is_corrected(cluster, stays):
+    def write(text):
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "own"}, "data": {"config.py": text}}
+        cluster.kubectl("-n", LIFE, "apply", "-f", "-", stdin=json.dumps(body))
+
+    write("model = dict(\n")
+    cluster.submit(LIFE, "own", training={"config": {"configMapKeyRef": {"name": "own", "key": "config.py"}}})
+    failed = cluster.wait(LIFE, "own", "Failed")
+    assert failed["reason"] == "SpecUnusable"
+    assert "spec.training.config: '(' was never closed in line 1; correct that line" in failed["message"]
+    assert cluster.jobs(LIFE, "own") == []
+    write("model = dict()\n")
+    cluster.wait(LIFE, "own")
+
+
 @pytest.mark.parametrize("rubbish", ["{", "x" * 500_000, '{"step": -1, "totalSteps": "many"}', "[]"],
                          ids=["cut", "huge", "wrong", "other"])  # fmt: skip
 def test_rubbish_for_progress_is_ignored(cluster, player, stays, rubbish):

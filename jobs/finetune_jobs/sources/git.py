@@ -101,7 +101,9 @@ def as_sentence(asked: GitSource, said: str) -> StageError:
         if re.search(pattern, said):
             return UserMistake(reason, f"{url}: {meaning} git said: {last}", cure)
     if "No space left" in said:
-        return MachineTrouble("DiskFull", f"The disk is full while fetching {url}.", "Free some space there.")
+        return MachineTrouble(
+            "DiskFull", f"The disk is full while fetching {url}.", "Free some space there, or use a larger volume."
+        )
     if "is not a git command" in said:
         return MachineTrouble("ToolMissing", "git-lfs is not installed here.", "Install git-lfs, or set lfs: false.")
     return MachineTrouble("GitFailed", f"{url} could not be fetched. git said: {last}", "Run again; it goes on.")

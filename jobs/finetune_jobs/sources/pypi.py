@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 SAID = (
-    (r"No space left", MachineTrouble, "DiskFull", "The disk is full.", "Free some space there."),
+    (r"No space left", MachineTrouble, "DiskFull", "The disk is full.",
+     "Free some space there, or use a larger volume."),
     (r"No matching distribution|Could not find a version", UserMistake, "PackageMissing",
      "pip finds no wheel of it for this Python.",
      "Check name and version on the package's page; packages without a wheel can't be used."),

@@ -49,12 +49,12 @@ async def observe(cache: Cache, api: Api, outlines: Outlines, key: Key) -> Look:
     try:
         job = kept_job(record.text)
     except ValidationError as error:
-        problem = spec_failure("; ".join(problems_of(error, FineTuneJob)))
+        problem = spec_failure(problems_of(error, FineTuneJob))
         return Look(key, record, raw_status, status, None, None, problem)
     try:
         outline = outlines.of(record.text, await config_maps(api, job))
     except SpecError as error:
-        seen = Observed(job, record.generation, status, None, spec_failure("; ".join(error.args[0])))
+        seen = Observed(job, record.generation, status, None, spec_failure(error.problems))
         return Look(key, record, raw_status, status, seen, None)
     return Look(key, record, raw_status, status, look(cache, key, record, outline, status), outline.given)
 

@@ -1,5 +1,6 @@
 """A FineTuneJob whose spec this operator can't read: written by another version, or past the API server's checks."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from finetune_jobs.contract import Failure
@@ -8,11 +9,11 @@ from finetune_operator.lifecycle.conditions import Line, dated
 from finetune_operator.lifecycle.reasons import SPEC_UNUSABLE
 
 
-def spec_failure(sentences: str) -> Failure:
+def spec_failure(problems: Iterable[str]) -> Failure:
     return Failure(
         reason=SPEC_UNUSABLE,
-        message=f"The spec can't be carried out: {sentences}.",
-        cure="Edit the spec as said; it is looked at again at once.",
+        message=f"The spec can't be carried out: {'; '.join(problems)}.",
+        cure="Correct it as said; the spec is looked at again at once, a ConfigMap within a minute.",
     )
 
 
