@@ -12,7 +12,7 @@ DONE = {StageState.SUCCEEDED, StageState.REUSED}
 RECORDED = DONE | {StageState.FAILED}
 """What is recorded stays, whatever becomes of the Job."""
 PATIENCE = 60.0
-"""Seconds that a Job may have no pod before that is told."""
+"""Seconds that a Job that has begun may have no pod before that is told."""
 
 
 def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob | None, now: datetime) -> StageStatus:
@@ -85,7 +85,8 @@ def under_way(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
             update={"state": state, "reason": reasons.QUEUED if job.queued else "", "message": message}
         )
     waits = explain_wait(job)
-    if waits is None and not job.pods and (now - job.created_at).total_seconds() > PATIENCE:
+    begun = job.started_at  # by the controller manager, which may be far behind
+    if waits is None and not job.pods and begun is not None and (now - begun).total_seconds() > PATIENCE:
         waits = found(NOT_CREATED, job, "")
     if waits is not None:
         return base.model_copy(update={"state": StageState.RUNNING, **told(waits)})

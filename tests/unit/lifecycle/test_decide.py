@@ -50,6 +50,15 @@ def test_a_users_mistake_is_never_told_as_tried_again(code, reason):
     assert decide(replace(seen, jobs={name: ended}), NOW).status.stages[0].reason == reason
 
 
+@pytest.mark.parametrize(("begun", "reason"), [(None, "Started"), (30, "Started"), (61, "PodsNotCreated")])
+def test_a_job_without_a_pod_is_told_of_a_minute_after_its_controller_began(begun, reason):
+    seen = look(model="running")
+    (name,) = seen.jobs
+    since = {"created_at": NOW - timedelta(hours=1), "started_at": begun and NOW - timedelta(seconds=begun)}
+    waiting = replace(seen.jobs[name], pods=(), **since)
+    assert decide(replace(seen, jobs={name: waiting}), NOW).status.stages[0].reason == reason
+
+
 def test_a_stage_that_failed_at_once_has_had_one_attempt():
     seen = look(model="running")
     (name,) = seen.jobs
