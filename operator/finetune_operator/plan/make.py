@@ -166,10 +166,11 @@ def deepspeed_json(text: str) -> str:
 def python_text(text: str) -> str:
     try:
         ast.parse(text)
-    except SyntaxError as error:
-        raise SpecError([f"spec.training.config: {error.msg} in line {error.lineno}; correct that line"]) from None
-    except (ValueError, RecursionError, MemoryError) as error:  # NUL bytes, or nested beyond what Python parses
-        raise SpecError([f"spec.training.config: this is not Python: {error}"]) from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # also NUL bytes, and endless nesting
+        said = f"this is not Python: {error}"
+        if isinstance(error, SyntaxError) and error.lineno:
+            said = f"{error.msg} in line {error.lineno}; correct that line"
+        raise SpecError([f"spec.training.config: {said}"]) from None
     return text
 
 
