@@ -119,6 +119,7 @@ class ControlPlane:
                 f"--service-account-signing-key-file={key}", f"--service-account-key-file={key}",
                 "--service-cluster-ip-range=10.0.0.0/16", "--enable-admission-plugins=NodeRestriction",
                 f"--audit-log-path={self.folder / 'audit.log'}", f"--audit-policy-file={HERE / 'audit-policy.yaml'}",
+                "--audit-log-maxsize=10000",
             ],
             "kube-controller-manager": [
                 f"--kubeconfig={controllers}", f"--authentication-kubeconfig={controllers}",
