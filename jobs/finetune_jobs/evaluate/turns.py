@@ -105,7 +105,8 @@ def follow(
         try:
             found[number].extend(agent.turn(question, stop=stop))
             with one_at_a_time:
-                done()
+                if not stop.is_set():
+                    done()
         except BaseException as error:  # noqa: BLE001  raised again below, in the stage's own thread
             failures.append(error)
 
@@ -117,8 +118,10 @@ def follow(
         loop.start()
     try:
         desk.serve(answers, loops)
-    finally:
+    finally:  # whoever interrupts this finds no thread still at work in the stage's folder
         stop.set()
+        for loop in loops:
+            loop.join()
     if failures:
         raise failures[0]
     return found

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def test_an_interrupted_run_is_taken_up_where_it_was(played, monkeypatch):
     monkeypatch.setattr(Played, "gives_up_after", 8)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(asked, room(played, asked))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("turn-")]
     before = Played.asked
     monkeypatch.setattr(Played, "gives_up_after", 10**9)
     resumed = evaluate.run(asked, room(played, asked))
