@@ -59,7 +59,7 @@ test-stages: setup-dev ## each stage program on real small inputs
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
 	$(BIN)/pytest tests/local
 test-cluster: .venv/cluster ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster
-	$(BIN)/pytest tests/cluster/test_cluster.py tests/cluster
+	$(BIN)/pytest tests/cluster/test_cluster.py $(filter-out %/test_cluster.py,$(sort $(wildcard tests/cluster/test_*.py)))
 test-e2e: setup-dev ## the quickstart's job from end to end, in a browser too; with root also in pods
 	$(BIN)/pytest tests/e2e
 	@if [ "$$(id -u)" = 0 ] || [ -n "$$KUBE_CONTEXT" ]; then $(MAKE) test-cluster; \

@@ -20,7 +20,12 @@ Work = tuple[str, str, str, str]
 
 def pods_of(key: Key, body: Body) -> str:
     """What a pod is kept by: its Job's uid, or as one of the demo its FineTuneJob."""
-    return owner_uid(body, "Job") or "/".join(key)
+    return owner_uid(body, "Job") or demo_group(key)
+
+
+def demo_group(key: Key) -> str:
+    """What the pods of a FineTuneJob's demo are kept by."""
+    return "/".join(key)
 
 
 class Cache:
@@ -149,7 +154,7 @@ class Cache:
                 yield replace(job, pods=tuple(pods.values()))
 
     def demo_pods(self, key: Key) -> tuple[Pod, ...]:
-        return tuple(self.pods.get("/".join(key), {}).values())
+        return tuple(self.pods.get(demo_group(key), {}).values())
 
     def mates_of(self, key: Key) -> set[Key]:
         """Other jobs in the same workspace."""

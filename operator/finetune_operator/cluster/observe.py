@@ -123,7 +123,8 @@ def progress_ready(own: Mapping[tuple[str, str], Child], given: Surroundings) ->
 
 
 def served(cache: Cache, key: Key, own: Mapping[tuple[str, str], Child], given: Surroundings) -> Served:
-    deployment = own.get((DEPLOYMENTS.kind, demo_name(given.job.metadata.name)))
+    name = demo_name(given.job.metadata.name)
+    deployment = own.get((DEPLOYMENTS.kind, name))
     pods, planned = deployment.demo if deployment else None, given.plan.of(Stage.DEMO)
     if pods is None:
         return Served()
@@ -140,6 +141,7 @@ def served(cache: Cache, key: Key, own: Mapping[tuple[str, str], Child], given: 
         answers=pods.available > 0,
         replicas=pods.replicas,
         pods=cache.demo_pods(key),
+        name=name,
     )
 
 

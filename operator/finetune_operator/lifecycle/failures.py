@@ -5,14 +5,13 @@ programs that died without a word: then the termination message is the end of th
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import ValidationError
 
 from finetune_jobs.contract import ExitCode, Failure, Outcome, Stage
-from finetune_operator.lifecycle.observed import Pod, StageJob
+from finetune_operator.lifecycle.observed import Pod, Served, StageJob
 from finetune_operator.lifecycle.reasons import GPU_UNSCHEDULABLE, PODS_NOT_CREATED, UNSCHEDULABLE
 
 SIGKILL = 137
@@ -236,10 +235,10 @@ def explain_wait(job: StageJob) -> Failure | None:
     return found(row, job, pod.waits_message if waits else pod.unschedulable)
 
 
-def explain_demo(name: str, digest: str, pods: Sequence[Pod], now: datetime) -> Failure | None:
+def explain_demo(served: Served, digest: str, now: datetime) -> Failure | None:
     """Why a pod of the demo does not answer, where that is worth telling."""
-    for pod in pods:
-        as_job = StageJob(name, "", Stage.DEMO.value, digest, "", now, pods=(pod,))
+    for pod in served.pods:
+        as_job = StageJob(served.name, "", Stage.DEMO.value, digest, "", now, pods=(pod,))
         failure = explain_end(as_job, pod) if pod.waits == CRASHES else explain_wait(as_job)
         if failure is not None:
             return failure

@@ -91,6 +91,8 @@ class Served:
     """Pods that are wanted of it now."""
     pods: tuple[Pod, ...] = ()
     """Those that there are, of any revision."""
+    name: str = ""
+    """Of its Deployment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def move(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
 def served(seen: Observed, base: StageStatus, now: datetime, *, open_: bool) -> StageStatus:
     if seen.job.spec.suspend:
         return base.model_copy(update={"state": StageState.SUSPENDED, "reason": reasons.SUSPENDED, "message": ""})
-    trouble = None if open_ else explain_demo(f"{seen.job.metadata.name}-demo", base.digest, seen.served.pods, now)
+    trouble = None if open_ else explain_demo(seen.served, base.digest, now)
     reason, message = (trouble.reason, f"{trouble.message} {trouble.cure}") if trouble else (reasons.DEMO_STARTING, "")
     return base.model_copy(
         update={

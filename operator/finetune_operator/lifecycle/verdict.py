@@ -25,7 +25,7 @@ def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob
         return base.model_copy(update={"state": StageState.PENDING, "reason": "", "message": ""})
     base = base.model_copy(
         update={
-            "attempts": max(base.attempts, job.failed + (0 if job.gave_up else 1)),
+            "attempts": max(base.attempts, job.failed + (not job.gave_up), 1),
             "started_at": base.started_at or job.started_at or job.created_at,
         }
     )

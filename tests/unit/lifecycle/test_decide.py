@@ -154,7 +154,7 @@ def test_a_demo_whose_pod_does_not_answer_says_why(pod, reason, message):
     seen = look(**ALL_DONE)
     digest = seen.plan.of(Stage.DEMO).digest
     pods = (Pod("old", "Running"), replace(pod, said=pod.said.replace("DIGEST", digest)))
-    served = Served(digest, stale=False, pods=pods)
+    served = Served(digest, stale=False, pods=pods, name="react-demo")
     told = decide(replace(seen, served=served), NOW).status
     condition = next(c for c in told.conditions if c.type == "DemoAvailable")
     assert (told.stages[-1].state, condition.status, condition.reason) == ("Running", "False", reason)
