@@ -56,7 +56,8 @@ def rows(model: type[BaseModel], path: str) -> Iterator[str]:
         )
         where = f"{path}.{key}{many}".removeprefix(".")
         kind = "object" if inner else allowed(shape, schema)
-        default = "" if field.is_required() or inner or field.default in (None, (), "") else f"`{plain(field.default)}`"
+        unsaid = field.is_required() or inner or field.default_factory or field.default in (None, (), "")
+        default = "" if unsaid else f"`{plain(field.default)}`"
         text = (field.description or "").replace("|", "\\|")
         yield f"| `{where}` | {kind}{', required' if field.is_required() else ''} | {default} | {text} |"
         if inner:

@@ -56,6 +56,7 @@ WRONG = [
         "write storage.accessModes: .ReadW",
     ),
     ('"1e-3"', '"1e-3"\n    config: {configMapKeyRef: {name: c, key: k}}', "leave out learningRate and write"),
+    ('"1e-3"', '"1e-3"\n    quantization: none\n  merge: {baseWeights: nf4}', "so leave out merge.baseWeights"),
     ('"1e-3"', '"1e-3"\n    learningRate: "1e-4"', "'learningRate' stands twice; keep one"),
     ("spec:\n", "spec:\n  demo: {ingress: {className: nginx}}\n", "spec.demo.ingress.host: is required"),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'not between "0" and "1"'),

@@ -335,6 +335,8 @@ class MergeRequest(Request):
 
     stage: Literal[Stage.MERGE] = Stage.MERGE
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    base_weights: Literal["nf4"] | None = None
+    """nf4: the values that QLoRA trained beside; None: the model's own."""
     max_shard_size: Annotated[str, StringConstraints(pattern=r"^[0-9]+(MB|GB)$")] = "4GB"
     """Largest safetensors file, in powers of ten as ``save_pretrained`` counts."""
     title: str = Field(default="", json_schema_extra=OUTSIDE_DIGEST)

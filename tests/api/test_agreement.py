@@ -22,9 +22,19 @@ COUNT = int(os.environ.get("FINETUNE_FUZZ", "300"))
 NAMES = st.sampled_from(["a", "react-data", "A_b", "", "x" * 254, "-x", "a.b"])
 NUMBERS = st.one_of(st.integers(-2, 100), st.sampled_from([2**31, 2**40, 10**6]))
 RATES = st.sampled_from(["1e-3", "0", "0.1", "0.11", "2", "fast", "1e-400", "-1", "0.8", "1.5", 0.5, 2])
+WEIGHTS = st.sampled_from(["nf4", "none", "original"])
 SIZES = st.sampled_from(["1Gi", "0", "1.5Gi", "10GB", "4GB", "500MB", "", 5])
 VALUES = st.one_of(
-    NAMES, NUMBERS, RATES, SIZES, st.booleans(), st.none(), st.just({}), st.just([]), st.lists(NAMES, max_size=3)
+    NAMES,
+    NUMBERS,
+    RATES,
+    SIZES,
+    WEIGHTS,
+    st.booleans(),
+    st.none(),
+    st.just({}),
+    st.just([]),
+    st.lists(NAMES, max_size=3),
 )
 SOURCES = st.fixed_dictionaries(
     {},
@@ -49,7 +59,7 @@ PARTS = {
         st.sampled_from(["enabled", "prompts", "minimumValidCalls", "turns", "maxNewTokens"]), VALUES, max_size=3),
     "demo": st.dictionaries(
         st.sampled_from(["enabled", "title", "replicas", "gpus", "tools", "ingress", "httpRoute"]), VALUES, max_size=3),
-    "merge": st.dictionaries(st.sampled_from(["dtype", "maxShardSize"]), VALUES, max_size=2),
+    "merge": st.dictionaries(st.sampled_from(["dtype", "baseWeights", "maxShardSize"]), VALUES, max_size=2),
     "suspend": VALUES,
     "ttlSecondsAfterFinished": VALUES,
     "queueName": VALUES,

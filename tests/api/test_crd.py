@@ -35,6 +35,11 @@ CURES = [
     ('learningRate: "1e-3"', "nodes: 2", "write storage.accessModes: .ReadWriteMany. or storage.claimName"),
     ('"1e-3"', '"1e-3"\n    config: {configMapKeyRef: {name: c, key: k}}', "leave out .* write them in the config"),
     ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size"),
+    (
+        '"1e-3"',
+        '"1e-3"\n    quantization: none\n  merge: {baseWeights: nf4}',
+        "unquantised .* leave out merge.baseWeights",
+    ),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'write a fraction between "0" and "1"'),
 ]
 

@@ -41,7 +41,7 @@ def run(request: MergeRequest, room: Room) -> MergeResult:
     base_folder = room.input(Stage.MODEL) / MODEL_FOLDER
     adapter_folder = room.input(Stage.EXPORT) / ADAPTER_FOLDER
     config = read_model_config(base_folder)
-    plan = make_plan(base_folder, adapter_folder, config, request.dtype, request.max_shard_size)
+    plan = make_plan(base_folder, adapter_folder, config, request)
     if plan.untied:
         log.warning("the adapter moves the embedding and the output layer apart; the merged model has both")
     with draft(room.out) as folder:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune_jobs.errors import UserMistake
+from finetune_jobs.merge import nf4
 from finetune_jobs.merge.adapter import Lora
 from finetune_jobs.merge.conversion import LARGEST, all_finite, fits, narrow, widen
 from finetune_jobs.merge.plan import Weight
@@ -70,6 +71,7 @@ class Maker:
     def make(self, piece: Piece, targets: Sequence[memoryview]) -> None:
         """Fill the targets, one after the other, with the piece's bytes. Raises UserMistake(MergedNotFinite)."""
         change = None if piece.weight.lora is None else self._product(piece, piece.weight.lora)
+        base = nf4_values(piece.weight.source, piece.start, piece.stop) if piece.weight.nf4 else None
         start = piece.start
         for target in targets:
             made = np.frombuffer(target, np.uint8)
@@ -77,8 +79,9 @@ class Maker:
             if piece.weight.copied:
                 self._copy(piece.weight, start, made)
             else:
-                part = None if change is None else change[start - piece.start : stop - piece.start]
-                self._merge(piece.weight, start, stop, part, made)
+                part = slice(start - piece.start, stop - piece.start)
+                values = self._values(piece.weight, start, stop) if base is None else in_slices(base[part])
+                self._merge(piece.weight, values, None if change is None else change[part], made)
             start = stop
 
     def _product(self, piece: Piece, lora: Lora) -> np.ndarray:
@@ -97,24 +100,58 @@ class Maker:
         if weight.dtype in FLOATS and not all_finite(made, weight.dtype):
             raise not_finite(weight)
 
-    def _merge(self, weight: Weight, start: int, stop: int, change: np.ndarray | None, made: np.ndarray) -> None:
-        """Elements `start` to `stop`, slice by slice, each slice all the way while it is in the cache."""
-        source_item, item = ITEM_BYTES[weight.source.dtype], ITEM_BYTES[weight.dtype]
+    def _values(self, weight: Weight, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Elements `start` to `stop` of the base in fp32, a slice at a time in the same memory."""
+        item = ITEM_BYTES[weight.source.dtype]
         for first in range(start, stop, SLICE):
             count = min(SLICE, stop - first)
-            stored, total = self._scratch.stored[: count * source_item], self._scratch.sum[:count]
+            stored, wide = self._scratch.stored[: count * item], self._scratch.sum[:count]
             self._read(weight, first, stored)
-            widen(stored, weight.source.dtype, total)
-            at = first - start
+            widen(stored, weight.source.dtype, wide)
+            yield wide
+
+    def _merge(self, weight: Weight, values: Iterable[np.ndarray], change: np.ndarray | None, made: np.ndarray) -> None:
+        """Add, check and round, each slice of the values all the way while it is in the cache; they are not kept."""
+        item, at = ITEM_BYTES[weight.dtype], 0
+        for total in values:
+            stop = at + len(total)
             if change is not None:
-                np.add(total, change[at : at + count], out=total)
+                np.add(total, change[at:stop], out=total)
             if not fits(total, weight.dtype):
                 raise not_finite(weight)
-            narrow(total, weight.dtype, made[at * item : (at + count) * item])
+            narrow(total, weight.dtype, made[at * item : stop * item])
+            at = stop
 
     def _read(self, weight: Weight, start: int, buffer: np.ndarray) -> None:
         source = weight.source
         read_into(self._descriptors[source.file], buffer, source.start + start * ITEM_BYTES[source.dtype])
+
+
+def in_slices(values: np.ndarray) -> Iterator[np.ndarray]:
+    for first in range(0, len(values), SLICE):
+        yield values[first : first + SLICE]
+
+
+SCALES = threading.Lock()
+
+
+def nf4_values(tensor: StoredTensor, start: int, stop: int) -> np.ndarray:
+    """Elements `start` to `stop`, fp32, as nf4 holds them."""
+    first = start // nf4.BLOCK
+    last = -(-stop // nf4.BLOCK)
+    with SCALES:  # as with the factors below
+        scales = nf4_scales(tensor)[first:last]
+    begin, end = first * nf4.BLOCK, min(last * nf4.BLOCK, tensor.elements)
+    return nf4.rounded(floats(tensor, begin, end), scales)[start - begin : stop - begin]
+
+
+@lru_cache(maxsize=4)
+def nf4_scales(tensor: StoredTensor) -> np.ndarray:
+    """The scales of all blocks of a weight, fp32."""
+    starts = range(0, tensor.elements, CHUNK)
+    return nf4.scales_of(
+        np.concatenate([nf4.largest(floats(tensor, at, min(at + CHUNK, tensor.elements))) for at in starts])
+    )
 
 
 FACTORS = threading.Lock()
@@ -139,9 +176,14 @@ def unscaled_factors(lora: Lora) -> tuple[np.ndarray, np.ndarray]:
 
 def as_float(tensor: StoredTensor) -> np.ndarray:
     """The whole tensor in fp32."""
-    wide = np.empty(tensor.elements, np.float32)
-    widen(tensor.bytes(), tensor.dtype, wide)
-    return wide.reshape(tensor.shape)
+    return floats(tensor, 0, tensor.elements).reshape(tensor.shape)
+
+
+def floats(tensor: StoredTensor, start: int, stop: int) -> np.ndarray:
+    """Elements `start` to `stop` in fp32."""
+    wide = np.empty(stop - start, np.float32)
+    widen(tensor.bytes(start, stop), tensor.dtype, wide)
+    return wide
 
 
 @contextmanager

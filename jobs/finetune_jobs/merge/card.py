@@ -48,7 +48,7 @@ def write_card(plan: Plan, request: MergeRequest, room: Room) -> str:
         *training_part(records),
         *data_part(records),
         "## Versions",
-        table(("package", "version"), versions(records).items()),
+        table(("package", "version"), versions(records, request).items()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -84,11 +84,16 @@ def introduction(plan: Plan, request: MergeRequest, model: ModelResult) -> str:
         if plan.untied
         else ""
     )
+    base = (
+        " It was added to the values that the base weights have in nf4, beside which it was trained."
+        if request.base_weights == "nf4"
+        else ""
+    )
     licence = model.license or "not stated by the base model; ask its authors"
     return (
         f"{model.architecture} of {model.parameters:,} parameters with a LoRA adapter merged into "
         f"{plan.merged} of its {len(plan.weights)} weights. The sum was made in float32 and rounded once, to "
-        f"{request.dtype}.{tied}\n\nLicence of the base model: {licence}. It applies to this model too."
+        f"{request.dtype}.{base}{tied}\n\nLicence of the base model: {licence}. It applies to this model too."
     )
 
 
@@ -182,12 +187,13 @@ def by_reason(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "0"
 
 
-def versions(records: Mapping[Stage, Record]) -> dict[str, str]:
+def versions(records: Mapping[Stage, Record], request: MergeRequest) -> dict[str, str]:
     """Packages that shaped any of the stages, this one included; the latest one's word counts."""
     found: dict[str, str] = {}
     for record in records.values():
         found |= record.versions
-    found |= {name: version(name) for name in MERGED_BY}
+    rounded_by = ("bitsandbytes",) if request.base_weights == "nf4" else ()
+    found |= {name: version(name) for name in (*MERGED_BY, *rounded_by)}
     return dict(sorted(found.items()))
 
 

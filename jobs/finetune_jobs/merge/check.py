@@ -1,14 +1,15 @@
 """Opens what was written, as any reader would, and compares it with what should be there."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from finetune_jobs.errors import MachineTrouble
-from finetune_jobs.merge.arithmetic import unscaled_factors
-from finetune_jobs.merge.conversion import EPSILON, widen
+from finetune_jobs.merge.arithmetic import floats, nf4_values, unscaled_factors
+from finetune_jobs.merge.conversion import EPSILON
 from finetune_jobs.merge.files import CONFIG_FILE
 from finetune_jobs.merge.plan import Plan, Shard, Weight
 from finetune_jobs.merge.tensors import StoredTensor, read_weights
@@ -55,23 +56,24 @@ def check_sum(weight: Weight, written: StoredTensor) -> None:
     left, right = (factor.astype(np.float64) for factor in unscaled_factors(weight.lora))
     for first in {0, max(0, weight.shape[0] - ROWS)}:
         rows = slice(first, first + ROWS)
-        expected = read_rows(weight.source, rows) + weight.lora.scale * (left[rows] @ right)
+        expected = base_rows(weight, rows) + weight.lora.scale * (left[rows] @ right)
         # fp32 sums of terms that cancel are off by about their largest term's rounding
         slack = 1e-5 * float(np.abs(expected).max())
         if not np.allclose(read_rows(written, rows), expected, rtol=EPSILON[weight.dtype], atol=slack):
             raise broken(f"{weight.name} is not the sum of base and adapter in rows {first} to {first + ROWS - 1}")
 
 
-def read_rows(tensor: StoredTensor, rows: slice) -> np.ndarray:
+def base_rows(weight: Weight, rows: slice) -> np.ndarray:
+    """(rows, columns) in fp64, of what the change is added to."""
+    return read_rows(weight.source, rows, nf4_values if weight.nf4 else floats)
+
+
+def read_rows(
+    tensor: StoredTensor, rows: slice, read: Callable[[StoredTensor, int, int], np.ndarray] = floats
+) -> np.ndarray:
     """(rows, columns) in fp64, of a matrix on the disk."""
-    width = tensor.size // tensor.shape[0]
-    count = min(rows.stop, tensor.shape[0]) - rows.start
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.start + rows.start * width)
-        found = np.frombuffer(file.read(count * width), np.uint8)
-    wide = np.empty((count, *tensor.shape[1:]), np.float32)
-    widen(found, tensor.dtype, wide.reshape(-1))
-    return wide.astype(np.float64)
+    columns, last = tensor.shape[1], min(rows.stop, tensor.shape[0])
+    return read(tensor, rows.start * columns, last * columns).reshape(-1, columns).astype(np.float64)
 
 
 def check_tokenizer(folder: Path, base_folder: Path) -> None:

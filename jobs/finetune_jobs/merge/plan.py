@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune_jobs.contract import MergeRequest
 from finetune_jobs.errors import UserMistake
 from finetune_jobs.merge.adapter import Adapter, Lora, read_adapter
+from finetune_jobs.merge.nf4 import quantised_weights
 from finetune_jobs.merge.tensors import (
     FLOATS,
     INDEX_FILE,
@@ -36,6 +38,8 @@ class Weight:
     dtype: str
     """As it is written, in safetensors' names."""
     lora: Lora | None = None
+    nf4: bool = False
+    """The source's values are rounded to nf4 before anything is added."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,7 +52,7 @@ class Weight:
     @property
     def copied(self) -> bool:
         """Its bytes are the source's."""
-        return self.lora is None and self.dtype == self.source.dtype
+        return self.lora is None and not self.nf4 and self.dtype == self.source.dtype
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Plan:
         return sum(shard.size for shard in self.shards)
 
 
-def make_plan(base_folder: Path, adapter_folder: Path, config: Mapping[str, Any], dtype: str, max_shard: str) -> Plan:
-    """`config` is the base model's; `dtype` and `max_shard` are the request's. Raises UserMistake."""
+def make_plan(base_folder: Path, adapter_folder: Path, config: Mapping[str, Any], request: MergeRequest) -> Plan:
+    """`config` is the base model's. Raises UserMistake."""
     if "quantization_config" in config:
         raise UserMistake(
             "BaseQuantized",
@@ -94,17 +98,27 @@ def make_plan(base_folder: Path, adapter_folder: Path, config: Mapping[str, Any]
     untied = pair is not None and moves_apart(adapter, *pair)
     if pair is not None and not untied:
         del base[pair[1]]
+    nf4 = quantised_weights(base_folder) if request.base_weights == "nf4" else set()
     weights = [
-        make_weight(tensor, adapter.replaced.get(name), adapter.loras.get(name), SAFETENSORS_NAMES[dtype])
+        make_weight(
+            tensor,
+            adapter.replaced.get(name),
+            adapter.loras.get(name),
+            SAFETENSORS_NAMES[request.dtype],
+            nf4=name in nf4,
+        )
         for name, tensor in base.items()
     ]
     changed = (adapter.replaced.keys() | adapter.loras.keys()) & base.keys()
-    return Plan(in_shards(weights, in_bytes(max_shard)), untied, len(changed))
+    return Plan(in_shards(weights, in_bytes(request.max_shard_size)), untied, len(changed))
 
 
-def make_weight(tensor: StoredTensor, replacement: StoredTensor | None, lora: Lora | None, dtype: str) -> Weight:
+def make_weight(
+    tensor: StoredTensor, replacement: StoredTensor | None, lora: Lora | None, dtype: str, *, nf4: bool
+) -> Weight:
     source = replacement or tensor
-    return Weight(tensor.name, source, dtype if source.dtype in FLOATS else source.dtype, lora)
+    written = dtype if source.dtype in FLOATS else source.dtype
+    return Weight(tensor.name, source, written, lora, nf4 and replacement is None and source.dtype in FLOATS)
 
 
 def tied_pair(base: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -45,11 +45,12 @@ class StoredTensor:
     def elements(self) -> int:
         return prod(self.shape)
 
-    def bytes(self) -> np.ndarray:
-        """The whole tensor's bytes."""
-        found = np.empty(self.size, np.uint8)
+    def bytes(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The bytes of elements `start` to `stop`; of all, where nothing is said."""
+        item = ITEM_BYTES[self.dtype]
+        found = np.empty(((self.elements if stop is None else stop) - start) * item, np.uint8)
         with self.file.open("rb", buffering=0) as file:
-            read_into(file.fileno(), found, self.start)
+            read_into(file.fileno(), found, self.start + start * item)
         return found
 
 

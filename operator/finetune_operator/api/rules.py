@@ -64,6 +64,12 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
             "with a ready adapter nothing is trained; leave out training or adapter",
         ),
         Rule(
+            "!has(self.training) || !has(self.training.quantization) || self.training.quantization != 'none' || "
+            "!has(self.merge) || !has(self.merge.baseWeights) || self.merge.baseWeights != 'nf4'",
+            "the adapter is trained beside unquantised weights (training.quantization: none), so leave out "
+            "merge.baseWeights",
+        ),
+        Rule(
             "!has(self.training) || !has(self.training.nodes) || self.training.nodes <= 1 || (has(self.storage) && "
             "(has(self.storage.claimName) || (has(self.storage.accessModes) && "
             "'ReadWriteMany' in self.storage.accessModes)))",

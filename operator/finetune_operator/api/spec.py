@@ -182,6 +182,11 @@ class Merge(Contract):
     """How the merged model is written."""
 
     dtype: Literal["bfloat16", "float16", "float32"] = Field(default="bfloat16", description="Type of its weights.")
+    base_weights: Literal["original", "nf4"] = Field(
+        default="original",
+        description="What the adapter is added to: original, the model's own weights; nf4, the 4-bit values that QLoRA "
+        "trained it beside, which small models need to keep all that they learned.",
+    )
     max_shard_size: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(MB|GB)$")] = Field(
         default="4GB", description='Largest weight file, such as "4GB".'
     )
@@ -394,6 +399,15 @@ class Spec(Contract):
             raise ValueError("write dataset (to train an adapter) or adapter (a ready one), one of the two")
         if self.adapter is not None and self.training is not None:
             raise ValueError("with a ready adapter nothing is trained; leave out training or adapter")
+        return self
+
+    @model_validator(mode="after")
+    def _merged_onto_what_was_trained_beside(self) -> Self:
+        if self.training and self.training.quantization == "none" and self.merge.base_weights == "nf4":
+            raise ValueError(
+                "the adapter is trained beside unquantised weights (training.quantization: none), so leave out "
+                "merge.baseWeights"
+            )
         return self
 
     @model_validator(mode="after")

@@ -188,6 +188,7 @@ def merge_request(given: Inputs) -> MergeRequest:
     return MergeRequest(
         needs=given.needs(Stage.MODEL, Stage.EXPORT),
         dtype=merge.dtype,
+        base_weights="nf4" if merge.base_weights == "nf4" else None,
         max_shard_size=merge.max_shard_size,
         title=given.job.metadata.name,
     )

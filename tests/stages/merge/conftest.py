@@ -72,14 +72,16 @@ class Workshop:
         self.record(self.MODEL, model_result(), {"transformers": "4.57.6"})
         self.record(self.EXPORT, export_result(), {"peft": "0.21.2"})
 
-    def make_llama(self, *, tied: bool = False, layers: int = 2, shard: str = "100KB", dtype: str = "bfloat16") -> None:
+    def make_llama(
+        self, *, tied: bool = False, layers: int = 2, shard: str = "100KB", dtype: str = "bfloat16", width: int = 112
+    ) -> None:
         """A random grouped-query Llama, sharded, and a tokenizer with a chat template."""
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=120, hidden_size=64, intermediate_size=112, num_hidden_layers=layers, num_attention_heads=4,
+            vocab_size=120, hidden_size=64, intermediate_size=width, num_hidden_layers=layers, num_attention_heads=4,
             num_key_value_heads=2, tie_word_embeddings=tied, initializer_range=0.5,
         )  # fmt: skip
         LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(self.base, max_shard_size=shard)

@@ -39,6 +39,8 @@ CHANGES = [
     ("the seed of the shuffle", {"training": {"seed": 1}}, AFTER_TRAIN | {Stage.DATASET}),
     ("the row length", {"training": {"maxLength": 2048}}, AFTER_TRAIN | {Stage.DATASET}),
     ("the merged dtype", {"merge": {"dtype": "float16"}}, {Stage.MERGE, Stage.EVALUATE, Stage.DEMO}),
+    ("what is merged onto", {"merge": {"baseWeights": "nf4"}}, {Stage.MERGE, Stage.EVALUATE, Stage.DEMO}),
+    ("the merge as it always was", {"merge": {"baseWeights": "original"}}, set()),
     ("the prompts", {"evaluation": {"prompts": "two-tools-react"}}, {Stage.EVALUATE, Stage.DEMO}),
     ("the gate", {"evaluation": {"minimumValidCalls": "0.8"}}, set()),
     ("how often training saves", {"training": {"checkpoint": {"everySteps": 7}}}, set()),
