@@ -85,6 +85,7 @@ def checked_setting(request: TrainRequest, room: Room, machine: Machine, world: 
     preflight.check_template(request.template, model)
     rows = preflight.open_rows(packed)
     preflight.check_rows(rows, request, config)
+    preflight.check_nf4_on_cpu(request, shape_of(config), world)
     choice = preflight.choose_path(request, config, machine, world, dtype)
     recompute = choice is None and preflight.choose_recompute(request, shape_of(config), machine, world, dtype)
     schedule = Schedule(

@@ -138,6 +138,20 @@ def check_tokens(rows: Any, vocabulary: int) -> None:
         number += len(batch)
 
 
+def check_nf4_on_cpu(request: TrainRequest, shape: Shape | None, world: World) -> None:
+    """bitsandbytes 0.50.2 on CPUs expands the end of a row wrongly where its length is a multiple of 16, not of 64."""
+    if world.gpu or request.quantization != "nf4" or shape is None:
+        return
+    for length in (shape.h, shape.i):
+        if length % 16 == 0 and length % 64:
+            raise UserMistake(
+                "Nf4RowsUnfit",
+                f"The model has weights with rows of {length}, which is no multiple of 64; bitsandbytes expands those "
+                "from nf4 wrongly on a CPU.",
+                "Write training.quantization: none, or train on a GPU.",
+            )
+
+
 def choose_path(
     request: TrainRequest, config: Mapping[str, Any], machine: Machine, world: World, dtype: str
 ) -> Choice | None:

@@ -74,6 +74,15 @@ def test_a_row_without_loss_is_named(training):
     assert refusal(training).message.startswith("Row 2 of the data has no token with loss")
 
 
+def test_rows_that_bitsandbytes_gets_wrong_on_a_cpu(training):
+    config = training.input(Stage.MODEL) / MODEL_FOLDER / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 112}))
+    training.settings = {"quantization": "nf4"}
+    failure = refusal(training)
+    assert "rows of 112" in failure.message
+    assert "training.quantization: none" in failure.cure
+
+
 def test_data_that_is_not_there(training):
     shutil.rmtree(training.input(Stage.DATASET) / PACKED_FOLDER)
     assert refusal(training).reason == "DatasetUnreadable"
