@@ -44,12 +44,16 @@ class Release:
     def helm(self, verb: str, *arguments: str) -> str:
         where = ["--namespace", NAMESPACE, "--kube-context", self.cluster.context]
         done = helm(verb, RELEASE, *arguments, *where, kubeconfig=self.cluster.kubeconfig)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{done.stderr}\n{self.told()}"
         return done.stdout
 
+    def told(self) -> str:
+        """What the cluster says of the operator's pods, for whom a test failed."""
+        return self.cluster.kubectl("-n", NAMESPACE, "describe", "pods", ok=False)[-4000:]
+
     def install(self, *more: str) -> None:
-        """Install it, or upgrade what is installed."""
-        options = ["--install", "--create-namespace", "--wait", "--timeout", "3m"]
+        """Install it, or upgrade what is installed. Images that were just brought in keep the disk busy for minutes."""
+        options = ["--install", "--create-namespace", "--wait", "--timeout", "10m"]
         self.helm("upgrade", str(CHART), *options, *self.values, *more)
 
     def pods(self) -> list[Object]:
