@@ -121,22 +121,17 @@ class Api:
             if error.status not in {NOT_FOUND, CONFLICT}:
                 raise
 
-    async def list_metadata(self, kind: Kind, namespace: str | None, query: Mapping[str, str]) -> list[Body]:
-        """Metadata of all, from the API server's cache, in chunks."""
-        found: list[Body] = []
+    async def list_uids(self, kind: Kind, namespace: str | None, query: Mapping[str, str]) -> set[str]:
+        """The uids of all, from the API server's cache, in chunks."""
+        found: set[str] = set()
         onward = ""
         while True:
             asked = {**query, "limit": "250"} | ({"continue": onward} if onward else {})
             page = await self.call("GET", kind.path(namespace), query=asked, accept=METADATA_ONLY)
-            found += [slim(item["metadata"]) for item in page["items"] or ()]
+            found |= {item["metadata"]["uid"] for item in page["items"] or ()}
             onward = page["metadata"].get("continue", "")
             if not onward:
                 return found
-
-
-def slim(metadata: Body) -> Body:
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels")
-    return {name: metadata[name] for name in kept if name in metadata}
 
 
 def refused(status: int, text: bytes) -> ApiError:

@@ -130,6 +130,7 @@ class Cache:
         found = self.jobs[key].get(name)
         if found is not None and found[1].uid == uid:
             del self.jobs[key][name]
+            self.pods.pop(uid, None)
 
     def _drop_pod(self, group: str, name: str) -> None:
         self.pods[group].pop(name, None)

@@ -24,7 +24,7 @@ async def problem(api: Api, settings: Settings, now: datetime) -> str:
     try:
         lease = await api.get(LEASES, settings.own_namespace, settings.lease_name)
         for namespace in settings.namespaces or (None,):
-            await api.list_metadata(FINE_TUNE_JOBS, namespace, {})
+            await api.list_uids(FINE_TUNE_JOBS, namespace, {})
     except ApiUnreachable as error:
         return f"the API server does not answer ({error}): let networkPolicy.apiServer name its address and ports"
     except ApiError as error:
