@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 
+import pytest
 from tests.chart.helm import CHART, NAMESPACE, RELEASE, helm, said
 from tests.cluster.kube import Cluster, Object
 from tests.cluster.specs import REGISTRY
@@ -19,7 +21,10 @@ def build_images(cluster: Cluster) -> None:
     """All three, into the test cluster."""
     base = {"BASE_IMAGE": os.environ.get("BASE_IMAGE", "mmdebstrap")}
     command = [sys.executable, "images/build.py", "--cluster", str(cluster.folder)]
-    subprocess.run(command, check=True, env={**os.environ, **base})
+    done = subprocess.run(command, check=False, env={**os.environ, **base}, capture_output=True, text=True)
+    if done.returncode:
+        free = shutil.disk_usage("/var").free / 1e9
+        pytest.exit(f"no images, with {free:.0f} GB free on the disk: {done.stderr[-3000:]}", returncode=1)
 
 
 def values(namespace: str) -> list[str]:
