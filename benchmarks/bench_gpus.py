@@ -79,11 +79,13 @@ class Run:
     """0.10 is the same training under another digest, so in a folder of its own."""
     deepspeed: str = "zero2"
     quantization: str = "nf4"
+    fp8: bool = False
 
 
 RUNS = {
     "fast-1": Run(1),
     "fast-1-seed": Run(1, seed=43),
+    "fp8-1": Run(1, fp8=True),
     "fast-2": Run(2),
     "fast-4": Run(4, batch=2),
     "fast-8": Run(8, batch=1),
@@ -95,6 +97,7 @@ RUNS = {
     "zero3-2": Run(2, fast=False, batch=2, steps=5, deepspeed="zero3", quantization="none"),
     "profile-fast-1": Run(1),
     "profile-fast-2": Run(2),
+    "profile-plain-1": Run(1, fast=False, batch=2),
     "profile-plain-2": Run(2, fast=False, batch=2),
     "whole": Run(1),
 }
@@ -205,7 +208,8 @@ def request_of(run: Run, needs: dict[Stage, str]) -> TrainRequest:
         needs=needs, template=TEMPLATE, epochs=1, max_length=LENGTH, batch_size=run.batch,
         gradient_accumulation=STEP_ROWS // run.batch // run.gpus, learning_rate="3e-4", warmup_ratio=run.warmup,
         lora=Lora(rank=64, alpha=16, dropout="0.1"), quantization=run.quantization, deepspeed=run.deepspeed,
-        gpus=run.gpus, seed=run.seed, fast=run.fast, checkpoint_every=10,
+        gpus=run.gpus, seed=run.seed, fast=run.fast, fp8=run.fp8 or None,
+        checkpoint_every=10,
     )  # fmt: skip
 
 

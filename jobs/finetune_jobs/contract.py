@@ -317,6 +317,8 @@ class TrainRequest(Request):
     seed: int = 42
     fast: bool = True
     """Use the faster model code where it is proved equal."""
+    fp8: Literal[True] | None = None
+    """Frozen weights and what is multiplied by them in 8 bits; only on the fast path."""
     checkpoint_every: int = Field(default=500, ge=1, json_schema_extra=OUTSIDE_DIGEST)
     """Optimizer steps between two checkpoints."""
     checkpoint_keep: int = Field(default=2, ge=1, json_schema_extra=OUTSIDE_DIGEST)

@@ -51,7 +51,8 @@ PARTS = {
     "adapter": SOURCES,
     "training": st.dictionaries(
         st.sampled_from(["recipe", "epochs", "maxLength", "batchSize", "gradientAccumulation", "learningRate", "gpus",
-                         "warmupRatio", "lora", "quantization", "deepspeed", "nodes", "seed", "fast", "checkpoint"]),
+                         "warmupRatio", "lora", "quantization", "deepspeed", "nodes", "seed", "fast", "fp8",
+                         "checkpoint"]),
         VALUES, max_size=4),
     "storage": st.dictionaries(
         st.sampled_from(["claimName", "size", "accessModes", "reclaimPolicy"]), VALUES, max_size=3),

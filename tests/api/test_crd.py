@@ -40,6 +40,7 @@ CURES = [
         '"1e-3"\n    quantization: none\n  merge: {baseWeights: nf4}',
         "unquantised .* leave out merge.baseWeights",
     ),
+    ('"1e-3"', '"1e-3"\n    fp8: true\n    deepspeed: zero3', "leave out fp8, or else fast: false"),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'write a fraction between "0" and "1"'),
 ]
 

@@ -1,6 +1,7 @@
 """From rows of the packed folder to a batch; nothing is tokenised, packed or cached here."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,13 @@ IGNORE_INDEX = -100
 """Label without loss, as transformers' loss functions know it."""
 PAD_INDEX = 0
 """Any token will do: a padded position is never attended to and has no label."""
+
+
+def packed_rows(folder: str | Path) -> Any:
+    """The dataset stage's rows, as numpy arrays: lists of Python numbers take three times as long to a batch."""
+    from datasets import load_from_disk
+
+    return load_from_disk(str(folder)).with_format("numpy")
 
 
 def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

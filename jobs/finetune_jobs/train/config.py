@@ -61,12 +61,13 @@ PLAIN_IMPORTS = """from transformers import AutoModelForCausalLM, AutoTokenizer,
 from xtuner.engine.runner import TrainLoop
 from xtuner.model import SupervisedFinetune
 
-from finetune_jobs.train.batches import collate
+from finetune_jobs.train.batches import collate, packed_rows
 """
 
 FAST_IMPORTS = """from transformers import AutoTokenizer
 from xtuner.engine.runner import TrainLoop
 
+from finetune_jobs.train.batches import packed_rows
 from finetune_jobs.train.fast.batches import collate
 from finetune_jobs.train.fast.model import build
 from finetune_jobs.train.fast.xtuner import FastFinetune
@@ -84,7 +85,6 @@ By hand, in an environment with `pip install finetune-operator[train]`:
 """
 
 import torch
-from datasets import load_from_disk
 from mmengine.dataset import InfiniteSampler
 from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR
 from peft import LoraConfig
@@ -93,7 +93,7 @@ from torch.optim import AdamW
 
 # Model and data
 pretrained_model_name_or_path = {model!r}
-packed_rows = {packed!r}  # tokenised and packed: {rows} rows of at most {max_length} tokens
+packed_folder = {packed!r}  # tokenised and packed: {rows} rows of at most {max_length} tokens
 dtype = torch.{dtype}
 
 # One optimizer step is accumulative_counts iterations of batch_size rows on each of {processes} processes
@@ -128,7 +128,7 @@ tokenizer = dict(
 train_dataloader = dict(
     batch_size=batch_size,
     num_workers=0,
-    dataset=dict(type=load_from_disk, dataset_path=packed_rows),
+    dataset=dict(type=packed_rows, folder=packed_folder),
     sampler=dict(type=InfiniteSampler, shuffle=True),
     collate_fn=dict(type=collate),
 )

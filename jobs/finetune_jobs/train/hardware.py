@@ -11,6 +11,8 @@ QUERY = "index,uuid,name,memory.total,memory.free,compute_cap"
 MEBIBYTE = 2**20
 BF16_CAPABILITY = 8.0
 """Compute capability of the first GPUs that compute in bfloat16 (Ampere)."""
+FP8_CAPABILITY = 8.9
+"""Of the first that multiply in fp8 (Ada)."""
 
 
 @dataclass(frozen=True)

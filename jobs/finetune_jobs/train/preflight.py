@@ -14,7 +14,7 @@ from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.train import memory
 from finetune_jobs.train.batches import IGNORE_INDEX, collate
 from finetune_jobs.train.fast import Choice, choose
-from finetune_jobs.train.hardware import Machine, available_memory
+from finetune_jobs.train.hardware import FP8_CAPABILITY, Machine, available_memory
 from finetune_jobs.train.memory import Shape
 from finetune_jobs.train.world import World
 
@@ -155,7 +155,9 @@ def check_nf4_on_cpu(request: TrainRequest, shape: Shape | None, world: World) -
 def choose_path(
     request: TrainRequest, config: Mapping[str, Any], machine: Machine, world: World, dtype: str
 ) -> Choice | None:
-    """The fast path where it takes this training, else None; says which in the log."""
+    """The fast path where it takes this training, else None; says which in the log. fp8 is to be had or refused."""
+    if request.fp8:
+        check_fp8(machine, world)
     if not request.fast:
         log.info("Plain XTuner: training.fast is false.")
         return None
@@ -166,9 +168,27 @@ def choose_path(
     choice = choose(
         config, min((gpu.free for gpu in machine.gpus), default=0) if world.gpu else 0, request.max_length,
         request.batch_size, request.lora.rank, float(request.lora.dropout), request.quantization,
+        fp8=bool(request.fp8),
     )  # fmt: skip
+    if request.fp8 and not choice.fast:
+        raise _without_fp8(choice.reason.removeprefix("Plain XTuner: "))
     log.info(choice.reason)
     return choice if choice.fast else None
+
+
+def check_fp8(machine: Machine, world: World) -> None:
+    if not world.gpu:
+        raise _without_fp8("this machine has no GPU.")
+    for gpu in machine.gpus:
+        if gpu.capability < FP8_CAPABILITY:
+            raise _without_fp8(
+                f"it wants GPUs of compute capability {FP8_CAPABILITY} or newer (Ada, Hopper), and the {gpu.name} has "
+                f"{gpu.capability}."
+            )
+
+
+def _without_fp8(reason: str) -> UserMistake:
+    return UserMistake("Fp8Unfit", f"training.fp8 can't be had: {reason}", "Leave out training.fp8.")
 
 
 def choose_recompute(request: TrainRequest, shape: Shape | None, machine: Machine, world: World, dtype: str) -> bool:

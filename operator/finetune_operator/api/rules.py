@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from finetune_jobs.contract import GitSource, Source
 from finetune_operator.api.job import NAME_LENGTH
-from finetune_operator.api.spec import CONFIG_SAYS, EnvVar, Evaluation, Spec, Storage, Training, camel
+from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, EnvVar, Evaluation, Spec, Storage, Training, camel
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
         Rule(
             f"!has(self.config) || {count(*map(camel, CONFIG_SAYS))} == 0",
             f"config is used as it is, so leave out {', '.join(map(camel, CONFIG_SAYS))} and write them in the config",
+        ),
+        Rule(
+            "!has(self.fp8) || !self.fp8 || ((!has(self.fast) || self.fast) && !has(self.config) && "
+            "!has(self.deepspeedConfig) && (!has(self.deepspeed) || self.deepspeed != 'zero3'))",
+            FP8_IS_FAST,
         ),
     ),
     Evaluation: (

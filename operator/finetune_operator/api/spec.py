@@ -147,6 +147,11 @@ class Training(Contract):
     nodes: int = Field(default=1, ge=1, le=1024, description="Nodes that train together.")
     seed: int = Field(default=42, ge=0, le=2_147_483_647, description="Seed of the shuffle and of the adapter's start.")
     fast: bool = Field(default=True, description="Use the faster model code where it is proved equal.")
+    fp8: bool = Field(
+        default=False,
+        description="Multiply the frozen weights in 8-bit floating point, on GPUs that do (Ada, Hopper and newer): "
+        "faster, and less exact. docs/gpu.md has both measured.",
+    )
     checkpoint: Checkpoint | None = Field(default=None, description="When training saves.")
 
     @field_validator("learning_rate")
@@ -164,7 +169,16 @@ class Training(Contract):
         if self.config and said:
             fields = ", ".join(camel(name) for name in said)
             raise ValueError(f"config is used as it is, so leave out {fields} and write the values in the config")
+        plain = not self.fast or self.config or self.deepspeed_config or self.deepspeed == "zero3"
+        if self.fp8 and plain:
+            raise ValueError(FP8_IS_FAST)
         return self
+
+
+FP8_IS_FAST = (
+    "fp8 is a way of the faster model code; leave out fp8, or else fast: false, config, deepspeedConfig and "
+    "deepspeed: zero3"
+)
 
 
 CONFIG_SAYS = (

@@ -149,6 +149,7 @@ def train_request(given: Inputs) -> TrainRequest | None:
         nodes=training.nodes,
         seed=training.seed,
         fast=training.fast,
+        fp8=training.fp8 or None,
         checkpoint_every=checkpoint.every_steps,
         checkpoint_keep=checkpoint.keep,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_jobs.contract import Lora, TrainRequest
+from finetune_jobs.errors import UserMistake
 from finetune_jobs.train.config import Setting, config_text
 from finetune_jobs.train.fast import Choice
 from finetune_jobs.train.hardware import Gpu, Machine
@@ -20,6 +21,7 @@ SMOLLM2 = {
 }  # fmt: skip
 A10 = Gpu("A10", 24 * 10**9, 23 * 10**9, 8.6)
 V100 = Gpu("V100", 32 * 10**9, 31 * 10**9, 7.0)
+L4 = Gpu("L4", 24 * 10**9, 23 * 10**9, 8.9)
 
 
 def request(**changes) -> TrainRequest:
@@ -78,3 +80,25 @@ def test_the_config_builds_what_was_chosen() -> None:
     assert told == {"quantization": "nf4", "store": "nf4", "recomputed_layers": 7, "dropout": 0.1}
     assert "from finetune_jobs.train.fast.batches import collate" in text
     assert "AutoModelForCausalLM" not in text
+
+
+def test_fp8_is_taken_where_it_is_asked_for() -> None:
+    choice = chosen(request(fp8=True), L4)
+    assert choice is not None
+    assert choice.store == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "config", "said"),
+    [
+        ((), SMOLLM2, "this machine has no GPU"),
+        ((L4, A10), SMOLLM2, "8.9 or newer .* the A10 has 8.6"),
+        ((L4,), {**SMOLLM2, "architectures": ["GPT2LMHeadModel"]}, "says GPT2LMHeadModel"),
+        ((L4,), {**SMOLLM2, "intermediate_size": 1540}, "multiples of 16, and this model has 1540"),
+        ((L4,), {**SMOLLM2, "num_hidden_layers": 5000}, "with every layer run again"),
+    ],
+)
+def test_fp8_that_cannot_be_had_is_refused(gpus, config, said) -> None:
+    with pytest.raises(UserMistake, match=f"training.fp8 can't be had: .*{said}") as refused:
+        chosen(request(fp8=True), *gpus, config=config)
+    assert refused.value.failure.cure == "Leave out training.fp8."

@@ -41,6 +41,8 @@ CHANGES = [
     ("the merged dtype", {"merge": {"dtype": "float16"}}, {Stage.MERGE, Stage.EVALUATE, Stage.DEMO}),
     ("what is merged onto", {"merge": {"baseWeights": "nf4"}}, {Stage.MERGE, Stage.EVALUATE, Stage.DEMO}),
     ("the merge as it always was", {"merge": {"baseWeights": "original"}}, set()),
+    ("fp8", {"training": {"fp8": True}}, AFTER_TRAIN),
+    ("fp8, turned off", {"training": {"fp8": False}}, set()),
     ("the prompts", {"evaluation": {"prompts": "two-tools-react"}}, {Stage.EVALUATE, Stage.DEMO}),
     ("the gate", {"evaluation": {"minimumValidCalls": "0.8"}}, set()),
     ("how often training saves", {"training": {"checkpoint": {"everySteps": 7}}}, set()),

@@ -22,6 +22,8 @@ USABLE = 0.94
 """Of a GPU's memory, after its context and what the allocator can't join."""
 CONTEXT = 700 * 2**20
 LARGEST_RANK = 256
+FP8_TILE = 16
+"""What ``torch._scaled_mm`` wants sizes to be multiples of."""
 FLOPS = 6e14
 """Of an H200 in matrix products: only the ratio of two ways of saving memory depends on it."""
 DEQUANTISED = 6e11
@@ -118,7 +120,7 @@ def choose(  # noqa: PLR0917 - the facts of a training, in the order of the spec
     fp8: bool = False,
 ) -> Choice:
     """The fastest way that fits; plain XTuner (`fast` False), with the reason, for what the fast path doesn't know."""
-    refusal = next(refusals(model_config, gpu_memory_bytes, max_length, lora_rank), None)
+    refusal = next(refusals(model_config, gpu_memory_bytes, max_length, lora_rank, fp8=fp8), None)
     if refusal:
         return Choice(fast=False, reason=f"Plain XTuner: {refusal}.")
     load = Load(Shape.of(model_config), batch_size * max_length, lora_rank, dropout)
@@ -137,7 +139,7 @@ def choose(  # noqa: PLR0917 - the facts of a training, in the order of the spec
     return replace(best, reason=told(load, best, room))
 
 
-def refusals(config: Mapping[str, Any], memory: int, max_length: int, rank: int) -> Iterator[str]:
+def refusals(config: Mapping[str, Any], memory: int, max_length: int, rank: int, *, fp8: bool = False) -> Iterator[str]:
     """Why the fast path doesn't take a training, in words that follow a colon."""
     name = next(iter(config.get("architectures") or ["no architecture"]))
     if not memory:
@@ -153,6 +155,11 @@ def refusals(config: Mapping[str, Any], memory: int, max_length: int, rank: int)
         yield f"this model attends over a window of {window} tokens, and maxLength is {max_length}"
     if rank > LARGEST_RANK:
         yield f"the fast path takes LoRA ranks up to {LARGEST_RANK}, not {rank}"
+    if fp8 and name in KNOWN:
+        shape = Shape.of(config)
+        odd = [size for size in (shape.hidden, shape.inner, shape.q, shape.qkv) if size % FP8_TILE]
+        if odd:
+            yield f"fp8 products want sizes that are multiples of {FP8_TILE}, and this model has {odd[0]}"
 
 
 def lightest_that_fits(load: Load, store: Store, room: int) -> Choice | None:
