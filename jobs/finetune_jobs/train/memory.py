@@ -102,6 +102,10 @@ def _activations(request: TrainRequest, shape: Shape, width: int, *, recompute: 
     layer = 8 * shape.h + 2 * (shape.h + 2 * shape.k) + 4 * shape.i
     if float(request.lora.dropout) > 0:
         layer += 6 * shape.h + shape.i  # each adapter keeps its own copy of its input
+    if request.deepspeed == "zero3" and request.quantization == "none":
+        # LinearFunctionForZeroStage3 of DeepSpeed keeps the input beside frozen weights too; the output projection's is
+        # kept by attention already
+        layer += 2 * shape.h + shape.i
     layers = shape.n * shape.h + layer if recompute else shape.n * layer
     logits = shape.v * (width + 2 * FLOAT32_BYTES)  # themselves, their float32 copy and its gradient
     return float(tokens * (layers * width + logits))

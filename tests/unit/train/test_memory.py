@@ -6,7 +6,7 @@ from finetune_jobs.contract import Lora, TrainRequest
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.train import preflight
 from finetune_jobs.train.hardware import Gpu, Machine
-from finetune_jobs.train.memory import checkpoint_bytes, estimate, shape_of
+from finetune_jobs.train.memory import RUNTIME_BYTES, checkpoint_bytes, estimate, shape_of
 from finetune_jobs.train.world import make_world
 
 LLAMA3_8B = shape_of({
@@ -45,6 +45,16 @@ def test_zero3_spreads_the_weights_over_the_processes():
     alone = estimate(request(quantization="none"), LLAMA3_8B, "bfloat16", 8, recompute=True)
     spread = estimate(request(quantization="none", deepspeed="zero3"), LLAMA3_8B, "bfloat16", 8, recompute=True)
     assert spread.weights == pytest.approx(alone.weights / 8)
+
+
+@pytest.mark.parametrize(
+    ("said", "held"), [({}, 87.35), ({"quantization": "none", "deepspeed": "zero3"}, 107.96)], ids=["nf4", "zero3"]
+)
+def test_the_estimate_is_what_one_h200_held(said, held):
+    """GiB of `plain-1` and `zero3-1` in benchmarks/results/h200-plain.json."""
+    measured = request(batch_size=2, lora=Lora(rank=64, alpha=16, dropout="0.1"), **{"quantization": "nf4", **said})
+    planned = estimate(measured, LLAMA3_8B, "bfloat16", 1, recompute=False).total + RUNTIME_BYTES
+    assert planned / 2**30 == pytest.approx(held, rel=0.02)
 
 
 @pytest.mark.parametrize(("gigabytes", "recompute"), [(141, False), (24, True)])
