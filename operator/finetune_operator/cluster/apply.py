@@ -25,6 +25,8 @@ from finetune_operator.manifests.workspace import workspace_claim
 FORBIDDEN, INVALID, TOO_LARGE = 403, 422, 413
 USERS_TO_MEND = {FORBIDDEN, INVALID, TOO_LARGE, 400}
 """Answers that will stay the same until somebody changes something."""
+NO_ADDRESS_LEFT = "range is full"
+"""Of the API server's answer 500 where a Service can't get an address (ErrFull of its ipallocator)."""
 
 
 class Refused(Exception):
@@ -215,6 +217,14 @@ def explained(error: ApiError, kind: Kind, manifest: Manifest) -> Exception:
                 reason=QUOTA_EXCEEDED,
                 message=f"The namespace's quota does not allow the {kind.kind} {name}: {error.message[:500]}.",
                 cure="Raise the ResourceQuota or remove what fills it; it is tried again by itself.",
+            )
+        )
+    if NO_ADDRESS_LEFT in error.message:
+        return Refused(
+            Failure(
+                reason=REFUSED,
+                message=f"The cluster has no address left for the {kind.kind} {name}: {error.message[:500]}.",
+                cure="Delete Services, or add a ServiceCIDR to the cluster; it is tried again by itself.",
             )
         )
     unknown_kind = error.status == NOT_FOUND and kind.optional
