@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,21 +148,12 @@ def make_workspace(workspace: Path, options: argparse.Namespace) -> dict[Stage, 
     folder = stage_folder(workspace, Stage.MODEL, asked.digest())
     if not (folder / RESULT_FILE).exists():
         write_model(folder / MODEL_FOLDER, options)
-        write_record(folder, asked, model)
+        (folder / RESULT_FILE).write_text(Record.of(asked, model).to_json())
     folder = stage_folder(workspace, Stage.DATASET, packed.digest())
     if not (folder / RESULT_FILE).exists():
         write_rows(folder / PACKED_FOLDER, rows)
-        write_record(folder, packed, data)
+        (folder / RESULT_FILE).write_text(Record.of(packed, data).to_json())
     return {Stage.MODEL: asked.digest(), Stage.DATASET: packed.digest()}
-
-
-def write_record(folder: Path, request: Request, result: ModelResult | DatasetResult) -> None:
-    now = datetime.now(UTC)
-    record = Record.model_validate({
-        "stage": request.stage, "digest": request.digest(), "request": request, "started_at": now, "finished_at": now,
-        "result": result.model_dump(mode="json", by_alias=True, exclude_none=True),
-    })  # fmt: skip
-    (folder / RESULT_FILE).write_text(record.to_json())
 
 
 def write_model(folder: Path, options: argparse.Namespace) -> None:

@@ -28,7 +28,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -156,16 +155,7 @@ def write_adapter(folder: Path, shape: Shape, random: bytes) -> None:
 def record(workspace: Path, request: ModelRequest | ExportRequest, result: Contract) -> Path:
     folder = workspace / request.stage / request.digest()
     folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC)
-    made = Record(
-        stage=request.stage,
-        digest=request.digest(),
-        request=request,
-        started_at=now,
-        finished_at=now,
-        result=result.model_dump(mode="json", by_alias=True, exclude_none=True),
-    )
-    (folder / RESULT_FILE).write_text(made.to_json())
+    (folder / RESULT_FILE).write_text(Record.of(request, result).to_json())
     return folder
 
 

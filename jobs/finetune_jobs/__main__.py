@@ -120,15 +120,7 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
         program = importlib.import_module(PROGRAMS[request.stage])
         with told(folder, digest) if node_rank() == 0 else nullcontext():
             result: Contract = program.run(request, Room(workspace, request, folder, volumes))
-        record = Record(
-            stage=request.stage,
-            digest=digest,
-            request=request,
-            started_at=started,
-            finished_at=datetime.now(UTC),
-            result=result.model_dump(mode="json", by_alias=True, exclude_none=True),
-            versions=installed_versions(),
-        )
+        record = Record.of(request, result, started, installed_versions())
         if not service and node_rank() == 0:
             write_atomically(folder / RESULT_FILE, record.to_json())
         return State.SUCCEEDED, record

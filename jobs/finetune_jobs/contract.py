@@ -17,9 +17,9 @@ JSON is camelCase, Python is snake_case. Numbers with a fraction are decimal str
 import hashlib
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -540,6 +540,26 @@ class Record(Contract):
     result: dict[str, object]
     versions: dict[str, str] = Field(default_factory=dict)
     """Installed packages that shape the output, by name."""
+
+    @classmethod
+    def of(
+        cls,
+        request: AnyRequest,
+        result: Contract,
+        started_at: datetime | None = None,
+        versions: dict[str, str] | None = None,
+    ) -> Self:
+        """What ended just now."""
+        now = datetime.now(UTC)
+        return cls(
+            stage=request.stage,
+            digest=request.digest(),
+            request=request,
+            started_at=started_at or now,
+            finished_at=now,
+            result=result.model_dump(mode="json", by_alias=True, exclude_none=True),
+            versions=versions or {},
+        )
 
 
 class Progress(Contract):

@@ -18,6 +18,8 @@ from finetune_jobs.errors import MachineTrouble
 
 POLL_SECONDS = 0.25
 """Between two drawings of an answer that grows."""
+LOADING_SECONDS = 1.0
+"""Between two looks at the weights: loading and drawing share the interpreter's lock."""
 USUAL = Sampling(max_new_tokens=128)
 """Enough for a call or a short answer; a small model on a CPU writes some ten tokens a second."""
 USUAL_TURNS = 3
@@ -115,7 +117,7 @@ def examples() -> str | None:
 def loading() -> None:
     models = shelf()
     if not all(slot.ready.is_set() for slot in models.slots.values()):
-        st.fragment(loading_note, run_every=POLL_SECONDS)(models)
+        st.fragment(loading_note, run_every=LOADING_SECONDS)(models)
 
 
 def loading_note(models: Shelf) -> None:

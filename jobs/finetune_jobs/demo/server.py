@@ -1,9 +1,11 @@
 """``python -m finetune_jobs.demo.server HOST PORT PARENT``: Streamlit, with the weights loading beside it.
 
 A process of its own that ends with its parent, so that nothing is left behind. `Settings` are in the environment.
+On SIGUSR1 it writes to stderr where each of its threads is.
 """
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -39,6 +41,7 @@ once torch is loaded: with it, a model that took 15 s to answer took minutes."""
 
 def main(host: str, port: str, parent: str) -> None:
     end_with(int(parent))
+    faulthandler.register(signal.SIGUSR1)
     threading.Thread(target=load_once_open, args=(host, port), name="load", daemon=True).start()
     flags = {**FLAGS, "server.address": host, "server.port": port}
     sys.argv = ["streamlit", "run", str(PAGE), *(f"--{name}={value}" for name, value in flags.items())]

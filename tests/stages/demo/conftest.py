@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
@@ -112,13 +112,7 @@ class Workspace:
         folder.mkdir(parents=True)
         for name, text in (files or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
-        now = datetime.now(UTC)
-        body = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-        record = Record(
-            stage=request.stage, digest=request.digest(), request=request, started_at=now, finished_at=now, result=body,
-            versions={},
-        )  # fmt: skip
-        (folder / RESULT_FILE).write_text(record.to_json())
+        (folder / RESULT_FILE).write_text(Record.of(request, result).to_json())
         return request.digest()
 
     def trained(self) -> dict[Stage, str]:
@@ -218,5 +212,8 @@ def start(workspace: Workspace) -> Iterator[Callable[..., Demo]]:
 
     yield run
     for demo in started:
+        for server in demo.children() if demo.process.poll() is None else ():
+            os.kill(server, signal.SIGUSR1)
         demo.process.terminate()
-        demo.process.communicate(timeout=60)
+        _, said = demo.process.communicate(timeout=60)
+        sys.stderr.write(said)  # shown of a test that failed: the demo's log, and where its threads were

@@ -1,8 +1,6 @@
 """A workspace in which a base and a merged model lie complete, whatever they are."""
 
-import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +42,7 @@ def complete(workspace: Path, stage: Stage, folder: str, model: Path) -> None:
     place = stage_folder(workspace, stage, DIGEST)
     place.mkdir(parents=True)
     (place / folder).symlink_to(model)
-    request, result = RESULTS[stage]
-    now = datetime.now(UTC)
-    record = Record(
-        stage=stage,
-        digest=DIGEST,
-        request=request,
-        started_at=now,
-        finished_at=now,
-        result=json.loads(result.to_json()),
-    )
+    record = Record.of(*RESULTS[stage]).model_copy(update={"digest": DIGEST})
     (place / RESULT_FILE).write_text(record.to_json(), encoding="utf-8")
 
 

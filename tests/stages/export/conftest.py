@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +76,7 @@ def bench(tmp_path: Path) -> Bench:
     )
     folder = stage_folder(tmp_path, Stage.MODEL, request.digest())
     make_base().save_pretrained(folder / MODEL_FOLDER)
-    now = datetime.now(UTC)
-    record = Record(stage=Stage.MODEL, digest=request.digest(), request=request, started_at=now, finished_at=now,
-                    result=result.model_dump(mode="json", by_alias=True))  # fmt: skip
-    (folder / RESULT_FILE).write_text(record.to_json(), encoding="utf-8")
+    (folder / RESULT_FILE).write_text(Record.of(request, result).to_json(), encoding="utf-8")
     ready = tmp_path / "ready"
     ready.mkdir()
     return Bench(tmp_path, request.digest(), ready)

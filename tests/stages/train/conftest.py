@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +169,11 @@ class Training:
 
 
 def write_record(workspace: Path, request: Request, result: Any) -> str:
-    digest = request.digest()
-    now = datetime.now(UTC)
-    record = Record(stage=request.stage, digest=digest, request=request, started_at=now, finished_at=now,
-                    result=result.model_dump(mode="json", by_alias=True, exclude_none=True))  # fmt: skip
-    folder = stage_folder(workspace, request.stage, digest)
+    record = Record.of(request, result)
+    folder = stage_folder(workspace, request.stage, record.digest)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT_FILE).write_text(record.to_json(), encoding="utf-8")
-    return digest
+    return record.digest
 
 
 def add_model(workspace: Path) -> str:
