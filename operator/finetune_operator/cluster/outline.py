@@ -16,7 +16,7 @@ from finetune_operator.manifests.workspace import workspace_claim
 from finetune_operator.plan import make_plan
 from finetune_operator.plan.placement import placement
 
-KEPT = 256
+KEPT = 64
 """Outlines that are kept, some 20 kB each; one that is not is made anew, and is the same."""
 
 
