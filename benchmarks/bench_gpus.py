@@ -198,8 +198,7 @@ def request_of(run: Run, needs: dict[Stage, str]) -> TrainRequest:
         needs=needs, template=TEMPLATE, epochs=1, max_length=LENGTH, batch_size=run.batch,
         gradient_accumulation=STEP_ROWS // run.batch // run.gpus, learning_rate="3e-4", warmup_ratio=run.warmup,
         lora=Lora(rank=64, alpha=16, dropout="0.1"), quantization=run.quantization, deepspeed=run.deepspeed,
-        gpus=run.gpus, seed=run.seed, fast=run.fast, fp8=run.fp8 or None,
-        checkpoint_every=10,
+        gpus=run.gpus, seed=run.seed, fast=run.fast, fp8=run.fp8 or None, checkpoint_every=10,
     )  # fmt: skip
 
 

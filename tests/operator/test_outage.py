@@ -131,7 +131,9 @@ def test_a_route_where_there_is_no_gateway_api_is_told_with_its_cure(own_plane, 
     own_player.script = lambda _job, _stage, _count: GOOD
     cluster.submit("outage", "routeless", demo={"httpRoute": {"parentRefs": [{"name": "gateway"}]}})
     failed = cluster.wait("outage", "routeless", "Failed")
-    assert failed["message"].endswith("Install the Gateway API or leave out spec.demo.httpRoute.")
+    assert failed["message"].endswith(
+        "Install the Gateway API or leave out spec.demo.httpRoute; it is tried again by itself."
+    )
     cluster.edit("outage", "routeless", demo={"httpRoute": None})
     cluster.wait("outage", "routeless")
 

@@ -159,21 +159,28 @@ def choose_path(
     if request.fp8:
         check_fp8(machine, world)
     if not request.fast:
-        log.info("Plain XTuner: training.fast is false.")
+        _take_plain(request, "training.fast is false.")
         return None
     if world.gpu and (dtype != "bfloat16" or request.deepspeed in ("zero3", "custom")):
-        log.info("Plain XTuner: the fast path wants bfloat16 and zero1 or zero2; here are %s and %s.",
-                 dtype, request.deepspeed)  # fmt: skip
+        wanted = "the fast path wants bfloat16 and zero1 or zero2"
+        _take_plain(request, f"{wanted}; here are {dtype} and {request.deepspeed}.")
         return None
     choice = choose(
         config, min((gpu.free for gpu in machine.gpus), default=0) if world.gpu else 0, request.max_length,
         request.batch_size, request.lora.rank, float(request.lora.dropout), request.quantization,
         fp8=bool(request.fp8),
     )  # fmt: skip
-    if request.fp8 and not choice.fast:
-        raise _without_fp8(choice.reason.removeprefix("Plain XTuner: "))
+    if not choice.fast:
+        _take_plain(request, choice.reason.removeprefix("Plain XTuner: "))
+        return None
     log.info(choice.reason)
-    return choice if choice.fast else None
+    return choice
+
+
+def _take_plain(request: TrainRequest, reason: str) -> None:
+    if request.fp8:
+        raise _without_fp8(reason)
+    log.info("Plain XTuner: %s", reason)
 
 
 def check_fp8(machine: Machine, world: World) -> None:

@@ -210,32 +210,17 @@ def name_taken(kind: Kind, name: str) -> Failure:
 
 def explained(error: ApiError, kind: Kind, manifest: Manifest) -> Exception:
     """The API server's refusal with a cure; any other error as it is."""
-    name = manifest["metadata"]["name"]
+    reason, cure = REFUSED, "Change what it names in the spec, or the policy that forbids it"
+    problem = f"The API server refuses the {kind.kind}"
     if error.status == FORBIDDEN and "exceeded quota" in error.message:
-        return Refused(
-            Failure(
-                reason=QUOTA_EXCEEDED,
-                message=f"The namespace's quota does not allow the {kind.kind} {name}: {error.message[:500]}.",
-                cure="Raise the ResourceQuota or remove what fills it; it is tried again by itself.",
-            )
-        )
-    if NO_ADDRESS_LEFT in error.message:
-        return Refused(
-            Failure(
-                reason=REFUSED,
-                message=f"The cluster has no address left for the {kind.kind} {name}: {error.message[:500]}.",
-                cure="Delete Services, or add a ServiceCIDR to the cluster; it is tried again by itself.",
-            )
-        )
-    unknown_kind = error.status == NOT_FOUND and kind.optional
-    if error.status in USERS_TO_MEND or unknown_kind:
-        return Refused(
-            Failure(
-                reason=REFUSED,
-                message=f"The API server refuses the {kind.kind} {name}: {error.message[:500]}.",
-                cure="Install the Gateway API or leave out spec.demo.httpRoute."
-                if unknown_kind
-                else "Change what it names in the spec, or the policy that forbids it; it is tried again by itself.",
-            )
-        )
-    return error
+        reason, cure = QUOTA_EXCEEDED, "Raise the ResourceQuota or remove what fills it"
+        problem = f"The namespace's quota does not allow the {kind.kind}"
+    elif NO_ADDRESS_LEFT in error.message:
+        cure = "Delete Services, or add a ServiceCIDR to the cluster"
+        problem = f"The cluster has no address left for the {kind.kind}"
+    elif error.status == NOT_FOUND and kind.optional:
+        cure = "Install the Gateway API or leave out spec.demo.httpRoute"
+    elif error.status not in USERS_TO_MEND:
+        return error
+    message = f"{problem} {manifest['metadata']['name']}: {error.message[:500]}."
+    return Refused(Failure(reason=reason, message=message, cure=f"{cure}; it is tried again by itself."))

@@ -89,16 +89,18 @@ def test_fp8_is_taken_where_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "config", "said"),
+    ("asked", "gpus", "config", "said"),
     [
-        ((), SMOLLM2, "this machine has no GPU"),
-        ((L4, A10), SMOLLM2, "8.9 or newer .* the A10 has 8.6"),
-        ((L4,), {**SMOLLM2, "architectures": ["GPT2LMHeadModel"]}, "says GPT2LMHeadModel"),
-        ((L4,), {**SMOLLM2, "intermediate_size": 1540}, "multiples of 16, and this model has 1540"),
-        ((L4,), {**SMOLLM2, "num_hidden_layers": 5000}, "with every layer run again"),
+        ({}, (), SMOLLM2, "this machine has no GPU"),
+        ({}, (L4, A10), SMOLLM2, "8.9 or newer .* the A10 has 8.6"),
+        ({}, (L4,), {**SMOLLM2, "architectures": ["GPT2LMHeadModel"]}, "says GPT2LMHeadModel"),
+        ({}, (L4,), {**SMOLLM2, "intermediate_size": 1540}, "multiples of 16, and this model has 1540"),
+        ({}, (L4,), {**SMOLLM2, "num_hidden_layers": 5000}, "with every layer run again"),
+        ({"fast": False}, (L4,), SMOLLM2, "training.fast is false"),
+        ({"deepspeed": "zero3"}, (L4,), SMOLLM2, "here are bfloat16 and zero3"),
     ],
 )
-def test_fp8_that_cannot_be_had_is_refused(gpus, config, said) -> None:
+def test_fp8_that_cannot_be_had_is_refused(asked, gpus, config, said) -> None:
     with pytest.raises(UserMistake, match=f"training.fp8 can't be had: .*{said}") as refused:
-        chosen(request(fp8=True), *gpus, config=config)
+        chosen(request(fp8=True, **asked), *gpus, config=config)
     assert refused.value.failure.cure == "Leave out training.fp8."
