@@ -7,7 +7,7 @@ step, whatever the number of GPUs. Told of each: tokens/s (median of the stage's
 from the start of the program to the end of its first step, the most memory that PyTorch held on each GPU beside what
 the plan expected, and the losses. `profile-...` runs the config that the stage wrote by hand, with a hook that takes
 one step apart; `whole` exports and merges what `fast-1` trained. A run with `killed` loses a rank to SIGKILL after that
-many steps, and is started again.
+many steps, and is started again. `small-1` has 23.5 GiB of the GPU: what a card of 24 GB gives.
 
 CUDA_VISIBLE_DEVICES says which GPUs are used. Prints one JSON line last.
 """
@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ class Run:
     deepspeed: str = "zero2"
     quantization: str = "nf4"
     fp8: bool = False
+    room: float | None = None
+    """GiB of the GPU that another process leaves free; None: all."""
 
 
 RUNS = {
@@ -92,6 +95,7 @@ RUNS = {
     "plain-2": Run(2, fast=False, batch=2, steps=15),
     "unbroken-2": Run(2, steps=30),
     "killed-2": Run(2, steps=30, killed=12, warmup="0.10"),
+    "small-1": Run(1, batch=1, steps=15, room=23.5),
     "zero3-1": Run(1, fast=False, batch=2, steps=5, deepspeed="zero3", quantization="none"),
     "zero3-2": Run(2, fast=False, batch=2, steps=5, deepspeed="zero3", quantization="none"),
     "profile-fast-1": Run(1),
@@ -253,6 +257,28 @@ def train(request: TrainRequest, run: Run, name: str, workspace: Path, *, kill: 
     return Ended(process.returncode, ended - began, first, None if struck is None else ended - struck, told, text)
 
 
+@contextmanager
+def taken(room: float | None) -> Iterator[None]:
+    """Another process holds all of the GPU but `room` GiB, as a smaller card would have it; None: nothing."""
+    if room is None:
+        yield
+        return
+    hold = (
+        "import torch; free = torch.cuda.mem_get_info()[0]; "
+        f"held = torch.empty(int(free - {room} * 2**30), dtype=torch.uint8, device='cuda'); "
+        "print(torch.cuda.mem_get_info()[0] / 2**30, flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        left = float(holder.stdout.readline())
+        if abs(left - room) > 0.1:
+            raise RuntimeError(f"{left:.2f} GiB are free, not {room}")
+        yield
+    finally:
+        holder.communicate("\n")
+
+
 def rank_process(out: Path, rank: int) -> int:
     """The process id of a rank of the training in `out`."""
     wanted = {f"RANK={rank}", f"FINETUNE_TRAIN_FOLDER={out}"}
@@ -279,7 +305,8 @@ def trained(name: str, needs: dict[Stage, str], options: argparse.Namespace) -> 
             "checkpoints": sorted(path.name for path in (out / CHECKPOINTS_FOLDER).glob("step-*")),
             "losses": [point.loss for point in curve.read(out / CURVE_FILE)],
         }  # fmt: skip
-    ended = train(request, run, name, workspace)
+    with taken(run.room):
+        ended = train(request, run, name, workspace)
     points = curve.read(stage_folder(workspace, Stage.TRAIN, request.digest()) / CURVE_FILE)
     told |= {"state": ended.outcome.get("state"), "seconds": round(ended.seconds, 1), **read_log(ended.log)}
     if not points:
