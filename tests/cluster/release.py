@@ -17,11 +17,15 @@ LEASE = {"leaseSeconds": 4, "leaseRenew": 3, "leaseRetry": 1}
 """An operator that is killed is followed by the next one within seconds."""
 
 
+def run_image_builder(*arguments: str) -> subprocess.CompletedProcess:
+    base = {"BASE_IMAGE": os.environ.get("BASE_IMAGE", "mmdebstrap")}
+    command = [sys.executable, "images/build.py", *arguments]
+    return subprocess.run(command, check=False, env={**os.environ, **base}, capture_output=True, text=True)
+
+
 def build_images(cluster: Cluster) -> None:
     """All three, into the test cluster."""
-    base = {"BASE_IMAGE": os.environ.get("BASE_IMAGE", "mmdebstrap")}
-    command = [sys.executable, "images/build.py", "--cluster", str(cluster.folder)]
-    done = subprocess.run(command, check=False, env={**os.environ, **base}, capture_output=True, text=True)
+    done = run_image_builder("--cluster", str(cluster.folder))
     if done.returncode:
         free = shutil.disk_usage("/var").free / 1e9
         pytest.exit(f"no images, with {free:.0f} GB free on the disk: {done.stderr[-3000:]}", returncode=1)
