@@ -64,7 +64,8 @@ def engine() -> str:
 
 
 def run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, cwd=ROOT)
+    # Docker before 23 has BuildKit, which knows secrets, and builds without it unless told.
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "DOCKER_BUILDKIT": "1"})
 
 
 def output(*command: str) -> str:
@@ -116,7 +117,7 @@ def build(program: str, name: str, on: str) -> None:
         said = {"VERSION": version(), "REVISION": revision(name)}
         tagged, arguments = tag(name), arguments | {"ENVIRONMENT_IMAGE": tagged} | said
     # Steps run as this build's own processes: it works inside containers and without cgroups.
-    own = ["--isolation", "chroot", "--layers"] if program == "buildah" else []
+    own = [] if program == "docker" else ["--isolation", "chroot", "--layers"]
     options = [*own, "--network", "host", *certificates(), *[f"--build-arg={k}={v}" for k, v in arguments.items()]]
     run(program, "build", *options, "--file", f"images/{name}/Dockerfile", "--tag", tagged, ".")
 
