@@ -4,6 +4,7 @@ A document is one int32 array in which the tokens that the loss is taken over st
 ``~id`` (below zero): ids and labels in four bytes a token.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from finetune_jobs.dataset.byte_pairs import BytePairs, Different
 from finetune_jobs.dataset.conversation import Conversation, NotUnderstood, Turn
 from finetune_jobs.errors import UserMistake
 from finetune_jobs.templates import Template
+
+log = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
 """torch's and XTuner's label of a token without loss."""
@@ -24,7 +28,7 @@ WITHOUT_BOS = ("QWenTokenizer", "QWen2Tokenizer", "Qwen2Tokenizer", "Qwen2Tokeni
 CHATGLM_BOS = (64790, 64792)
 
 Array: TypeAlias = npt.NDArray[np.int32]
-Batch = Callable[[list[str]], list[list[int]]]
+Batch = Callable[[list[str]], list[Array]]
 """Texts -> ids without special tokens added."""
 
 
@@ -89,13 +93,28 @@ def special_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def batch_encoder(tokenizer: Any) -> Batch:
-    """Texts -> ids, on all cores where the tokenizer is a fast one."""
+    """Texts -> ids: outside of Python where the tokenizer is a fast one, by tiktoken where that makes the same ids."""
     if not tokenizer.is_fast:
-        return lambda texts: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return lambda texts: [np.array(tokenizer.encode(text, add_special_tokens=False), np.int32) for text in texts]
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return lambda texts: [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def by_tokenizers(texts: list[str]) -> list[Array]:
+        return [np.array(one.ids, np.int32) for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    try:
+        pairs = BytePairs(backend)
+    except Different as why:
+        log.info("tokenising by tokenizers, not by the faster tiktoken: %s", why)
+        return by_tokenizers
+
+    def by_tiktoken(texts: list[str]) -> list[Array]:
+        found = pairs(texts)
+        rest = iter(by_tokenizers([text for text, ids in zip(texts, found, strict=True) if ids is None]))
+        return [next(rest) if ids is None else ids for ids in found]
+
+    return by_tiktoken
 
 
 class Encoded(NamedTuple):
@@ -151,20 +170,20 @@ class Encoder:
         return [self.assemble(one, [next(ids) for _ in text]) for one, text in zip(conversations, texts, strict=True)]
 
     @cached_property
-    def separator(self) -> list[int]:
-        return self.vocabulary.batch([self.template.sep])[0] if self.template.sep else []
+    def separator(self) -> Array:
+        return self.vocabulary.batch([self.template.sep])[0]
 
-    def assemble(self, conversation: Conversation, ids: list[list[int]]) -> Encoded | NotUnderstood:
-        eos = () if self.template.suffix_as_eos else self.vocabulary.eos
-        sep = ~np.array(self.separator, np.int32)
+    def assemble(self, conversation: Conversation, ids: list[Array]) -> Encoded | NotUnderstood:
+        eos = np.array(() if self.template.suffix_as_eos else self.vocabulary.eos, np.int32)
+        sep = ~self.separator
         pieces: list[Array] = []
         length = kept = end = 0
         needs_bos = True
         for number, turn in enumerate(conversation.turns):
             before, answer = ids[2 * number], ids[2 * number + 1]
             bos = self.bos(before) if needs_bos else ()
-            given = ~np.array([*bos, *before] if bos else before, np.int32)
-            said = np.array([*answer, *eos] if eos else answer, np.int32)
+            given = ~np.concatenate([np.array(bos, np.int32), before])
+            said = np.concatenate([answer, eos])
             pieces += [given, said if turn.loss else ~said, sep]
             length += len(given) + len(said)
             if length <= self.max_length:
@@ -185,6 +204,6 @@ class Encoder:
         start = self.vocabulary.batch([self.input_text(Turn("", "", "", loss=True), 1)])[0]
         return bool(self.vocabulary.bos) and self.bos(start) == ()
 
-    def bos(self, before: list[int]) -> tuple[int, ...]:
+    def bos(self, before: Array) -> tuple[int, ...]:
         bos = self.vocabulary.bos
         return () if tuple(before[: len(bos)]) == bos else bos

@@ -16,17 +16,12 @@ from finetune_jobs.errors import UserMistake
 from finetune_jobs.model import tokenizer as tokenizers_room
 from finetune_jobs.room import Room
 from finetune_jobs.sources.space import require_space
+from finetune_jobs.splits import LLAMA3_SPLIT, QWEN2_SPLIT
 
 log = logging.getLogger(__name__)
 
 BYTES_A_PARAMETER = 2  # bfloat16
 SAFETENSORS = "Use the model's safetensors instead."
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Llama 3's own tokenizer.json splits text; Qwen2's differs in that each digit stands alone."""
-QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 @dataclass(frozen=True)

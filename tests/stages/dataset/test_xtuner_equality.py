@@ -6,7 +6,7 @@ The functions are XTuner's, unchanged: openai_map_fn, template_map_fn, encode_fn
 import json
 import random
 import shutil
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -76,8 +76,18 @@ def by_xtuner(messages, name, tokenizer, max_length=100_000):
     return found["input_ids"], found["labels"]
 
 
+@cache
+def tokenizer_of(folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+vocabulary_of = cache(load_vocabulary)
+
+
 def by_us(messages, name, folder, max_length=100_000):
-    encoder = Encoder(template(name), load_vocabulary(folder), max_length)
+    encoder = Encoder(template(name), vocabulary_of(folder), max_length)
     rows = [conversation({"messages": one}, DatasetFormat.MESSAGES) for one in messages]
     return [(ids_of(one.document).tolist(), labels_of(one.document).tolist()) for one in encoder.encode(rows)]
 
@@ -86,13 +96,11 @@ def by_us(messages, name, folder, max_length=100_000):
 @pytest.mark.parametrize("kind", ["without bos", "with bos"])
 @pytest.mark.parametrize("name", template_names())
 def test_ids_and_labels_are_xtuners(name, kind, losses, tokenizers):
-    from transformers import AutoTokenizer
-
     rng = random.Random(f"{name} {losses}")
     talks = [talk(rng, losses) for _ in range(40)]
     if template(name).system == "{system}":  # XTuner ends with an AttributeError where it has no SYSTEM
         talks = [[one for one in messages if one["role"] != "system"] for messages in talks]
-    tokenizer = AutoTokenizer.from_pretrained(tokenizers[kind])
+    tokenizer = tokenizer_of(tokenizers[kind])
     expected = [by_xtuner(messages, name, tokenizer) for messages in talks]
     assert by_us(talks, name, tokenizers[kind]) == expected
 
@@ -104,21 +112,17 @@ def test_the_names_are_all_that_xtuner_ships():
 
 
 def test_bos_that_the_template_writes_is_not_doubled(smollm2, tmp_path):
-    from transformers import AutoTokenizer
-
     write_tokenizer(smollm2, tmp_path, bos_token="<|im_start|>")
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    doubled, labels = by_xtuner(messages, "qwen_chat", AutoTokenizer.from_pretrained(tmp_path))
+    doubled, labels = by_xtuner(messages, "qwen_chat", tokenizer_of(tmp_path))
     assert doubled[:2] == [1, 1]
     assert by_us([messages], "qwen_chat", tmp_path) == [(doubled[1:], labels[1:])]
 
 
 def test_messages_that_were_repaired_mean_the_same_to_xtuner(smollm2):
     """What a user's own config reads from the messages folder is what the packed folder would hold."""
-    from transformers import AutoTokenizer
-
     rng = random.Random(5)
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer = tokenizer_of(smollm2)
     compared = 0
     for _ in range(200):
         roles = ["user", "assistant", *rng.choices(["system", "user", "assistant"], k=rng.randint(0, 8))]
@@ -130,9 +134,7 @@ def test_messages_that_were_repaired_mean_the_same_to_xtuner(smollm2):
 
 
 def test_a_row_is_cut_where_xtuner_would_cut_an_answer_in_two(smollm2):
-    from transformers import AutoTokenizer
-
-    cut = partial(by_xtuner, name="qwen_chat", tokenizer=AutoTokenizer.from_pretrained(smollm2))
+    cut = partial(by_xtuner, name="qwen_chat", tokenizer=tokenizer_of(smollm2))
     turn = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "1 2 3 4 5 6 7 8 9"}]
     whole_ids, whole_labels = cut(turn)
     [(ids, labels)] = by_us([turn * 3], "qwen_chat", smollm2, max_length=2 * len(whole_ids) + 9)

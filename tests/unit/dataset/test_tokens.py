@@ -15,7 +15,9 @@ WITH_EOS = PLAIN.model_copy(update={"suffix_as_eos": False})
 
 def encoder(template=PLAIN, bos=(BOS,), eos=(EOS,), max_length=100):
     return Encoder(
-        template, Vocabulary(lambda texts: [[ord(c) for c in t] for t in texts], bos, eos, 128, "x"), max_length
+        template,
+        Vocabulary(lambda texts: [np.array([ord(c) for c in t], np.int32) for t in texts], bos, eos, 128, "x"),
+        max_length,
     )
 
 
