@@ -22,14 +22,16 @@ PROGRAM = ["-m", "finetune_jobs", "train"]
 
 
 def training(workspace: str) -> Object:
-    """A dozen steps on a model and a dataset that the workspace holds."""
-    return example(
+    """A dozen steps on a model and a dataset that the workspace holds; in float32, for losses that are compared."""
+    spec = example(
         dataset__volume={"claimName": CLAIM, "path": "short"},
         training__checkpoint={"everySteps": EVERY, "keep": 2},
         evaluation={"enabled": False},
         demo={"enabled": False},
         storage={"claimName": workspace},
     )
+    spec["stages"]["train"]["env"] = [{"name": "FINETUNE_CPU_DTYPE", "value": "float32"}]
+    return spec
 
 
 def step_of(status: Object) -> int:

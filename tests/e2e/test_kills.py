@@ -2,13 +2,14 @@
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
 
 import psutil
 import pytest
-from tests.e2e.conftest import finetune
+from tests.e2e.conftest import EXACT, finetune
 
 from finetune_jobs.contract import Stage
 from finetune_jobs.train import checkpoints
@@ -30,7 +31,7 @@ def unfinished(workspace, small_run, tmp_path):
 
 def start(job, workspace) -> subprocess.Popen:
     command = finetune("run", job, "--workspace", workspace, "--until", "train", "--json")
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | EXACT)
 
 
 def wait_for_checkpoint(process, workspace, lives: int) -> None:

@@ -14,6 +14,7 @@ from finetune_jobs.agent.prefixes import Prefixes, common_prefix
 from finetune_jobs.agent.prompt import Message, prompt_tokens
 from finetune_jobs.agent.turnstile import Turnstile
 from finetune_jobs.errors import UserMistake
+from finetune_jobs.processor import cpu_dtype
 from finetune_jobs.templates import template as template_of
 
 BATCH = 16
@@ -40,21 +41,22 @@ class Engine:
     """
 
     def __init__(self, folder: Path, template: str, *, device: str | None = None, dtype: str | None = None) -> None:
-        """`device` is cuda where there is one, else cpu; `dtype` is bfloat16 on cuda, else float32.
-
-        (bfloat16 takes longer than float32 on CPUs without matrix units for it.)
-        """
+        """`device` is cuda where there is one, else cpu; `dtype` is bfloat16 but on CPUs that don't multiply in it."""
         self.template = template_of(template)
         self.queue = Turnstile()
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        precision = getattr(torch, dtype or ("float32" if self.device == "cpu" else "bfloat16"))
+        precision = getattr(torch, dtype or (cpu_dtype() if self.device == "cpu" else "bfloat16"))
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=precision, local_files_only=True, trust_remote_code=False
         )
+        if self.device == "cpu" and self.model.config._attn_implementation == "sdpa":  # noqa: SLF001 - no public name
+            from finetune_jobs.agent.cpu_attention import register
+
+            self.model.set_attn_implementation(register())
         self.model.to(self.device).eval()
         self._prefixes = Prefixes()
         self._stop_tokens, self._stop_texts = self._stops()

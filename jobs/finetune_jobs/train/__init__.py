@@ -19,6 +19,7 @@ from finetune_jobs.contract import (
     TrainResult,
 )
 from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.processor import cpu_dtype
 from finetune_jobs.room import Room, write_atomically
 from finetune_jobs.train import checkpoints, curve, preflight
 from finetune_jobs.train.config import Setting, config_text
@@ -55,7 +56,7 @@ def run(request: TrainRequest, room: Room) -> TrainResult:
 def prepare(request: TrainRequest, room: Room, machine: Machine, world: World) -> None:
     """Check what can be checked on CPU, and write both configs."""
     model = room.input(Stage.MODEL) / MODEL_FOLDER
-    dtype = machine.dtype if world.gpu else "float32"
+    dtype = compute_dtype(request, room.out, machine, world)
     write_atomically(room.out / DEEPSPEED_FILE, deepspeed_text(request, dtype, world))
     shape = shape_of(preflight.read_model_config(model))
     preflight.check_disk(request, shape, room.out)
@@ -64,7 +65,7 @@ def prepare(request: TrainRequest, room: Room, machine: Machine, world: World) -
         preflight.check_messages(preflight.open_rows(here.messages))
         text = own_config_text(request, here)
     else:
-        text = config_text(request, checked_setting(request, room, machine, world))
+        text = config_text(request, checked_setting(request, room, machine, world, dtype))
     write_atomically(room.out / CONFIG_FILE, text)
 
 
@@ -76,10 +77,19 @@ def deepspeed_text(request: TrainRequest, dtype: str, world: World) -> str:
     return json.dumps(config, indent=2) + "\n"
 
 
-def checked_setting(request: TrainRequest, room: Room, machine: Machine, world: World) -> Setting:
+def compute_dtype(request: TrainRequest, out: Path, machine: Machine, world: World) -> str:
+    """On CPU what the training began in, on another machine perhaps; the user's own config is in float32 there."""
+    if world.gpu:
+        return machine.dtype
+    if request.config is not None:
+        return "float32"
+    begun = checkpoints.newest(out)
+    return checkpoints.read_marker(begun).dtype if begun else cpu_dtype()
+
+
+def checked_setting(request: TrainRequest, room: Room, machine: Machine, world: World, dtype: str) -> Setting:
     model = room.input(Stage.MODEL) / MODEL_FOLDER
     packed = room.input(Stage.DATASET) / PACKED_FOLDER
-    dtype = machine.dtype if world.gpu else "float32"
     config = preflight.read_model_config(model)
     preflight.check_learning_rate(request)
     preflight.check_template(request.template, model)

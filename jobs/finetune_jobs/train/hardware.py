@@ -32,9 +32,7 @@ class Machine:
 
     @property
     def dtype(self) -> str:
-        """What to compute in: float32 on CPU, where bfloat16 is slower and fp16 has no loss scaling."""
-        if not self.gpus:
-            return "float32"
+        """What the GPUs compute in."""
         return "bfloat16" if all(gpu.capability >= BF16_CAPABILITY for gpu in self.gpus) else "float16"
 
 

@@ -37,7 +37,7 @@ class Trained:
 def by_hand(training, folder: Path, choice: Choice | None, processes: int = 1) -> Trained:
     machine, request = survey(), training.request
     world = make_world(request, machine)
-    setting = checked_setting(request, training.room(), machine, world)
+    setting = checked_setting(request, training.room(), machine, world, "float32")
     folder.mkdir()
     (folder / CONFIG_FILE).write_text(config_text(request, replace(setting, fast=choice)))
     (folder / DEEPSPEED_FILE).write_text(deepspeed_text(request, setting.dtype, world))

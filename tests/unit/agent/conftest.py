@@ -47,4 +47,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(tiny: Path) -> Engine:
-    return Engine(tiny, "qwen_chat", device="cpu")
+    return Engine(tiny, "qwen_chat", device="cpu", dtype="float32")

@@ -31,6 +31,23 @@ def test_a_batch_answers_as_each_question_alone(engine: Engine):
     assert engine.complete([conversation(q) for q in QUESTIONS], max_new_tokens=24) == expected
 
 
+def test_one_new_token_attends_as_in_transformers(engine: Engine, tiny):
+    """Two query heads share keys here; one row is padded in its midst, as a batch after a shared prefix is."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(3 * 21).reshape(3, 21) % 300
+    mask = torch.ones_like(ids)
+    mask[1, 5:9] = 0
+    found = []
+    for model in (engine.model, AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)):
+        with torch.inference_mode():
+            cache = model(ids[:, :20], attention_mask=mask[:, :20]).past_key_values
+            found.append(model(ids[:, 20:], attention_mask=mask, past_key_values=cache).logits)
+    assert engine.model.config._attn_implementation != model.config._attn_implementation
+    torch.testing.assert_close(*found)
+
+
 def test_more_questions_than_a_batch_keep_their_order(engine: Engine):
     questions = [f"{'z' * (i % 7)} {i}" for i in range(20)]
     answers = engine.complete([conversation(q) for q in questions], max_new_tokens=8)
@@ -47,7 +64,7 @@ def test_a_stream_says_the_same_and_again_from_its_cache(engine: Engine):
 
 
 def test_a_prompt_seen_before_is_not_computed_again(tiny):
-    engine = Engine(tiny, "qwen_chat", device="cpu")
+    engine = Engine(tiny, "qwen_chat", device="cpu", dtype="float32")
     seen: list[int] = []
     engine.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True

@@ -6,6 +6,7 @@ import pytest
 
 from finetune_jobs.contract import TrainRequest
 from finetune_jobs.errors import UserMistake
+from finetune_jobs.processor import cpu_dtype
 from finetune_jobs.train.hardware import Gpu, Machine, _cores, available_memory, parse_gpus
 from finetune_jobs.train.world import make_world
 from finetune_jobs.train.zero import custom_deepspeed_config, deepspeed_config
@@ -31,10 +32,25 @@ def test_gpus_are_those_that_cuda_visible_devices_leaves(visible, free):
     assert [gpu.free // 2**20 for gpu in parse_gpus(LISTING, visible)] == free
 
 
-def test_a_gpu_without_bf16_computes_in_fp16_and_a_machine_without_gpus_in_float32():
+def test_a_gpu_without_bf16_computes_in_fp16():
     assert Machine((H200,), 4).dtype == "bfloat16"
     assert Machine((H200, V100), 4).dtype == "float16"
-    assert Machine((), 4).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("environ", "cpuinfo", "dtype"),
+    [
+        ({}, "flags\t\t: fpu avx512f avx512_bf16 sse2", "bfloat16"),
+        ({}, "Features\t: fp asimd bf16", "bfloat16"),
+        ({}, "flags\t\t: fpu avx512f\nmodel name : bf16", "float32"),
+        ({}, "", "float32"),
+        ({"FINETUNE_CPU_DTYPE": "float32"}, "flags\t\t: amx_bf16", "float32"),
+    ],
+)
+def test_a_processor_computes_in_bf16_where_it_multiplies_in_it(environ, cpuinfo, dtype, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}\n")
+    assert cpu_dtype(environ, tmp_path / "cpuinfo") == dtype
+    assert cpu_dtype(environ, tmp_path / "none") == environ.get("FINETUNE_CPU_DTYPE", "float32")
 
 
 def test_cores_are_no_more_than_the_containers_quota(tmp_path):
