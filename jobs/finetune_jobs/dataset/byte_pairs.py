@@ -2,13 +2,14 @@
 
 Hugging Face merges the pair that stands first in a list, tiktoken the pair whose joint token has the least id. The two
 agree where ids rise along the list, and where every token is what its own text is merged to: a pair that is not in the
-list but makes a token could stand side by side only on the way to that token, and there the list merges it too. `same`
-checks this, and that the text is cut before in a way that is known here (`splits`).
+list but makes a token could stand side by side only on the way to that token, and there the list merges it too.
+`require_same` checks this; `split_of` knows how the text is cut before.
 """
 
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class BytePairs:
         self.composed = is_composed(told["normalizer"])
         special = special_tokens(told["added_tokens"])
         ranks = mergeable_ranks(told["model"], special)
-        self.size = 1 + max(*ranks.values(), *special.values(), -1)
+        self.size = 1 + max(chain(ranks.values(), special.values()))
         missing = [bytes([byte]) for byte in range(256) if bytes([byte]) not in ranks]
         self.separator = self.size + len(missing)
         self.encoding = Encoding(
