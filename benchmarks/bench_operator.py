@@ -90,6 +90,10 @@ def job(namespace: str, name: str) -> dict[str, Any]:
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": meta, "spec": SPEC}
 
 
+GLIBC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""As in the operator's image."""
+
+
 def memory_and_time(pid: int) -> tuple[float, float]:
     """Peak resident MiB and processor seconds of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -243,7 +247,7 @@ def metrics_of(environment: dict[str, str]) -> str:
 def operator(plane: ControlPlane, environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """An operator that has done its first job: what it imports and connects once is not counted."""
     command = [sys.executable, "-m", "finetune_operator.cluster"]
-    with running(command, plane.folder / "operator.log", environment) as process:
+    with running(command, plane.folder / "operator.log", GLIBC | environment) as process:
         asyncio.run(submit_all(plane, "warm", ["job-0"]))
         wait_until_ready(plane, metrics_of(environment), WARM)
         yield process
