@@ -62,13 +62,21 @@ def web(cluster):
 
 def get(address: str, host: str = "") -> tuple[int, str]:
     """Status and body; a machine's proxy settings don't count."""
-    connection = HTTPConnection(address, timeout=10)
+    connection = HTTPConnection(address, timeout=5)
     try:
         connection.request("GET", "/", headers={"Host": host} if host else {})
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
     finally:
         connection.close()
+
+
+def serves_page(address: str, host: str = "") -> bool:
+    """A Service that kube-proxy doesn't know yet swallows whole connections."""
+    try:
+        return get(address, host) == (200, f"{PAGE}\n")
+    except (ConnectionError, TimeoutError):
+        return False
 
 
 def test_the_node_is_ready_and_of_the_version_that_is_tested(cluster):
@@ -80,14 +88,14 @@ def test_the_node_is_ready_and_of_the_version_that_is_tested(cluster):
 @pytest.mark.usefixtures("web")
 def test_a_service_answers_this_machine_and_keeps_its_page_on_a_volume(cluster):
     address = cluster.kubectl("get", "service", "web", "-n", SPACE, "-o", "jsonpath={.spec.clusterIP}")
-    assert get(address) == (200, f"{PAGE}\n")
+    wait_for(lambda: serves_page(address), "the Service serves the page")
     claim = json.loads(cluster.kubectl("get", "pvc", "data", "-n", SPACE, "-o", "json"))
     assert claim["status"]["phase"] == "Bound"
 
 
 @pytest.mark.usefixtures("web")
 def test_the_ingress_controller_serves_a_host_and_refuses_others():
-    wait_for(lambda: get(ADDRESS, "web.test") == (200, f"{PAGE}\n"), "the Ingress serves the page")
+    wait_for(lambda: serves_page(ADDRESS, "web.test"), "the Ingress serves the page")
     assert get(ADDRESS, "other.test")[0] == 404
 
 
