@@ -49,7 +49,7 @@ test-api: setup-dev ## the resource on a real API server (its programs are built
 test-chart: setup-dev ## the Helm chart: linters, rights, and its life on a real API server (helm is built once, some 4 minutes)
 	$(BIN)/pytest tests/chart
 test-operator: setup-dev ## the operator on a real control plane: whole lives, hostile cases, kills, rights
-	$(BIN)/pytest tests/operator
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/operator
 test-chaos: setup-dev ## kill the operator between any two of its calls, and at 100 random moments over 20 jobs
 	FINETUNE_CHAOS=1 $(BIN)/pytest tests/operator/test_kill.py tests/operator/test_outage.py
 test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refuse the same; 400 for a running operator

@@ -15,6 +15,7 @@ from tests.operator.player import Player
 from tests.operator.process import OperatorProcess
 from tests.operator.proxy import ACCOUNT, Proxy
 from tests.programs import go
+from xdist.scheduler import LoadFileScheduling
 
 from finetune_operator.cluster.rights import OWN_RIGHTS, RIGHTS, rules
 
@@ -32,6 +33,20 @@ JOB: dict[str, Any] = {
     "dataset": {"volume": {"claimName": "react-data"}, "format": "agent-flan", "template": "qwen_chat"},
     "training": {"learningRate": "1e-3"},
 }
+
+
+SHARING = {f"test_{name}.py" for name in ("fuzz", "hostile", "life", "progress", "rights")}
+"""Whose tests share the one operator: they stay together, for those of test_rights read what all have called."""
+
+
+class SharingTogether(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "sharing" if Path(file).name in SHARING else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return SharingTogether(config, log)
 
 
 def wait_for(condition: Callable[[], Any], what: str = "", seconds: float = PATIENCE) -> Any:
