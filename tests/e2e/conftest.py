@@ -111,7 +111,7 @@ def changed(job: Path, into: Path, **spec: object) -> Path:
     return into
 
 
-SMALL_STEPS, SMALL_INTERVAL = 16, 2
+SMALL_STEPS, SMALL_INTERVAL = 12, 2
 EXACT = {"FINETUNE_CPU_DTYPE": "float32"}
 """For losses that are compared: bfloat16 rounds what another order of sums makes larger."""
 PROMPTS = [
@@ -122,7 +122,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="session")
 def small_job(tmp_path_factory, pytestconfig):
-    """The example with sixteen rows of data, each a step, under a claim of their own, and two prompts."""
+    """The example with a dozen rows of data, each a step, under a claim of their own, and two prompts."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "small-data").mkdir()
     rows = (pytestconfig.rootpath / "examples" / "react-data" / "two_tools.jsonl").read_text().splitlines()
