@@ -8,7 +8,7 @@ control plane and an operator of its own:
 - one: jobs one after the other, each by a kubectl of its own, whose stages end at once
 - running: a hundred jobs, ten submitted each second, whose stages last 5 to 15 s
 - burst: a hundred jobs submitted at once, whose stages end at once: the machine is full
-- many: --jobs of them, the same; twice: twice as many
+- many: --jobs of them, the same, a hundred in a namespace; twice: twice as many
 - jobsAlone: the 600 Jobs of a hundred jobs, all made at once without an operator: what the control plane lets through
 - kopfAlone: a kopf operator beside ours whose handlers do nothing, on the events of a hundred jobs
 
@@ -66,6 +66,8 @@ STAGES = ["model", "dataset", "train", "export", "merge", "evaluate"]
 OPERATOR_AGENT = "OpenAPI-Generator"
 """User agent of the operator's calls; kopf's watches and the player have others."""
 READY = re.compile(r'^finetune_jobs{stage="ready",state="Succeeded"} (\S+)$', re.MULTILINE)
+CROWD = 100
+"""Jobs in a namespace."""
 WARM = 1
 """Jobs that each operator has done before anything is measured."""
 POD = re.compile(r"^(job-\d+)-([a-z]+)-")
@@ -120,7 +122,12 @@ def running(command: list[str], log: Path, environment: dict[str, str]) -> Itera
         process.wait()
 
 
-async def create_all(plane: ControlPlane, path: str, bodies: list[dict[str, Any]], every: float = 0) -> None:
+def path_of(body: dict[str, Any]) -> str:
+    """Where an object is created."""
+    return f"/apis/{body['apiVersion']}/namespaces/{body['metadata']['namespace']}/{body['kind'].lower()}s"
+
+
+async def create_all(plane: ControlPlane, bodies: list[dict[str, Any]], every: float = 0) -> None:
     """One each so many seconds; as fast as eight at a time can be, where that is 0."""
     context = ssl.create_default_context(cafile=str(plane.folder / "certificates" / "apiserver.crt"))
     headers = {"Authorization": f"Bearer {plane.token}", "User-Agent": "user"}
@@ -131,15 +138,20 @@ async def create_all(plane: ControlPlane, path: str, bodies: list[dict[str, Any]
 
         async def create(number: int, body: dict[str, Any]) -> None:
             await asyncio.sleep(number * every)
-            async with turns, session.post(path, json=body) as answer:
+            async with turns, session.post(path_of(body), json=body) as answer:
                 assert answer.status == 201, await answer.text()
 
         await asyncio.gather(*(create(number, body) for number, body in enumerate(bodies)))
 
 
-async def submit_all(plane: ControlPlane, namespace: str, names: list[str], every: float = 0) -> None:
-    path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs"
-    await create_all(plane, path, [job(namespace, name) for name in names], every)
+async def submit_all(plane: ControlPlane, names: list[str], namespace: str | None = None, every: float = 0) -> None:
+    bodies = [job(namespace or bench(number), name) for number, name in enumerate(names)]
+    await create_all(plane, bodies, every)
+
+
+def bench(number: int) -> str:
+    """Namespace of a job: the controller manager goes over all objects of one for each that changes in it."""
+    return f"bench-{number // CROWD}"
 
 
 def ready(metrics: str) -> int:
@@ -169,14 +181,14 @@ def instant(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["stageTimestamp"]).timestamp()
 
 
-def read_audit(plane: ControlPlane, namespace: str) -> dict[str, Any]:
-    """Times and counts of one namespace from the audit log."""
+def read_audit(plane: ControlPlane) -> dict[str, Any]:
+    """Times and counts of the measured jobs from the audit log."""
     created: dict[str, float] = {}
     jobs: dict[str, dict[str, float]] = defaultdict(dict)
     ended: dict[str, dict[str, float]] = defaultdict(dict)
     calls = 0
     for line in (plane.folder / "audit.log").open():
-        if f"/namespaces/{namespace}/" not in line:
+        if "/namespaces/bench-" not in line:
             continue
         event = json.loads(line)
         ref, agent, verb = event["objectRef"], event.get("userAgent", ""), event["verb"]
@@ -202,8 +214,8 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {"p50": round(statistics.median(ordered), 3), "p99": round(ordered[int(0.99 * (len(ordered) - 1))], 3)}
 
 
-def summary(plane: ControlPlane, namespace: str, names: list[str]) -> dict[str, Any]:
-    found = read_audit(plane, namespace)
+def summary(plane: ControlPlane, names: list[str]) -> dict[str, Any]:
+    found = read_audit(plane)
     first = [found["jobs"][name]["model"] - found["created"][name] for name in names]
     hand_offs = []
     for name in names:
@@ -226,11 +238,11 @@ def cpu_seconds(plane: ControlPlane, **others: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[tuple[ControlPlane, Player, dict[str, str]]]:
-    """A control plane with a player, and the environment of an operator for it."""
+def cluster(jobs: int) -> Iterator[tuple[ControlPlane, Player, dict[str, str]]]:
+    """A control plane with a player and namespaces for so many jobs, and the environment of an operator for it."""
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as plane, Player(plane) as player:
         plane.install(ROOT / "crds" / "finetunejobs.finetune.dev.yaml")
-        for name in ("finetune-system", "bench", "warm"):
+        for name in ("finetune-system", "warm", *sorted({bench(number) for number in range(jobs)})):
             plane.kubectl("create", "namespace", name)
         port = str(free_port())
         yield plane, player, {
@@ -248,7 +260,7 @@ def operator(plane: ControlPlane, environment: dict[str, str]) -> Iterator["subp
     """An operator that has done its first job: what it imports and connects once is not counted."""
     command = [sys.executable, "-m", "finetune_operator.cluster"]
     with running(command, plane.folder / "operator.log", GLIBC | environment) as process:
-        asyncio.run(submit_all(plane, "warm", ["job-0"]))
+        asyncio.run(submit_all(plane, ["job-0"], "warm"))
         wait_until_ready(plane, metrics_of(environment), WARM)
         yield process
 
@@ -256,15 +268,15 @@ def operator(plane: ControlPlane, environment: dict[str, str]) -> Iterator["subp
 def measure_one(count: int) -> dict[str, Any]:
     """Jobs one after the other, each by a kubectl of its own."""
     names = [f"job-{n}" for n in range(count)]
-    with cluster() as (plane, _, environment), operator(plane, environment) as process:
+    with cluster(count) as (plane, _, environment), operator(plane, environment) as process:
         before, began, returned = cpu_seconds(plane, operator=process.pid), time.monotonic(), {}
         for number, name in enumerate(names):
-            done = plane.kubectl("apply", "-f", "-", stdin=json.dumps(job("bench", name)))
+            done = plane.kubectl("apply", "-f", "-", stdin=json.dumps(job(bench(number), name)))
             returned[name] = time.time()
             assert done.returncode == 0, done.stderr
             wait_until_ready(plane, metrics_of(environment), WARM + number + 1)
         seconds = (time.monotonic() - began) / count
-        jobs = read_audit(plane, "bench")["jobs"]
+        jobs = read_audit(plane)["jobs"]
         after = quantiles([jobs[name]["model"] - returned[name] for name in names])
         return {"firstJobAfterKubectl": after} | row(plane, process.pid, names, before, round(seconds, 2))
 
@@ -272,10 +284,10 @@ def measure_one(count: int) -> dict[str, Any]:
 def measure_many(count: int, every: float = 0, lasts: tuple[float, float] = (0, 0)) -> dict[str, Any]:
     """Jobs that are submitted each so many seconds, whose stages last so many."""
     names, dice = [f"job-{n}" for n in range(count)], random.Random(7)
-    with cluster() as (plane, player, environment), operator(plane, environment) as process:
+    with cluster(count) as (plane, player, environment), operator(plane, environment) as process:
         player.lasts = lambda: dice.uniform(*lasts)
         before, began = cpu_seconds(plane, operator=process.pid), time.monotonic()
-        asyncio.run(submit_all(plane, "bench", names, every))
+        asyncio.run(submit_all(plane, names, every=every))
         wait_until_ready(plane, metrics_of(environment), WARM + count)
         return row(plane, process.pid, names, before, round(time.monotonic() - began, 1))
 
@@ -284,7 +296,7 @@ def row(plane: ControlPlane, pid: int, names: list[str], before: dict[str, float
     after = cpu_seconds(plane, operator=pid)
     cost = {name: round((after[name] - before[name]) / len(names), 4) for name in before}
     idle = at_rest(pid)
-    return summary(plane, "bench", names) | {
+    return summary(plane, names) | {
         "seconds": seconds,
         "rssMiB": round(memory_and_time(pid)[0], 1),
         "idleCpu": idle,
@@ -292,9 +304,9 @@ def row(plane: ControlPlane, pid: int, names: list[str], before: dict[str, float
     }
 
 
-def bare_jobs(name: str) -> list[dict[str, Any]]:
+def bare_jobs(number: int) -> list[dict[str, Any]]:
     """The Jobs of a FineTuneJob, as nobody's children."""
-    parsed = parse_job(job("bench", name))
+    parsed = parse_job(job(bench(number), f"job-{number}"))
     given = Surroundings(parsed, make_plan(parsed, {}), PodSettings())
     bodies = [stage_job(given, planned) for planned in given.plan.stages if planned.stage is not Stage.DEMO]
     for body in bodies:
@@ -304,15 +316,15 @@ def bare_jobs(name: str) -> list[dict[str, Any]]:
 
 
 def complete(plane: ControlPlane) -> int:
-    shown = plane.kubectl("-n", "bench", "get", "jobs", "--no-headers", "-o", "custom-columns=S:.status.succeeded")
+    shown = plane.kubectl("get", "jobs", "-A", "--no-headers", "-o", "custom-columns=S:.status.succeeded")
     return shown.stdout.split().count("1")
 
 
 def measure_jobs(count: int) -> dict[str, Any]:
-    bodies = [body for n in range(count) for body in bare_jobs(f"job-{n}")]
-    with cluster() as (plane, _, _):
+    bodies = [body for n in range(count) for body in bare_jobs(n)]
+    with cluster(count) as (plane, _, _):
         before, began = cpu_seconds(plane), time.monotonic()
-        asyncio.run(create_all(plane, "/apis/batch/v1/namespaces/bench/jobs", bodies))
+        asyncio.run(create_all(plane, bodies))
         pause = threading.Event()
         while complete(plane) < len(bodies):
             assert time.monotonic() - began < 600, "nothing moves any more"
@@ -325,12 +337,12 @@ def measure_jobs(count: int) -> dict[str, Any]:
 def measure_kopf(count: int) -> dict[str, Any]:
     names = [f"job-{n}" for n in range(count)]
     with (
-        cluster() as (plane, _, environment),
+        cluster(count) as (plane, _, environment),
         operator(plane, environment) as process,
         running([sys.executable, "-c", KOPF_ALONE], plane.folder / "kopf.log", environment) as kopf,
     ):
         before = cpu_seconds(plane, operator=process.pid, kopf=kopf.pid)
-        asyncio.run(submit_all(plane, "bench", names))
+        asyncio.run(submit_all(plane, names))
         wait_until_ready(plane, metrics_of(environment), WARM + count)
         idle = at_rest(kopf.pid)
         after = cpu_seconds(plane, operator=process.pid, kopf=kopf.pid)
