@@ -39,9 +39,9 @@ class Settings:
     """Seconds that one API call may take."""
     connect_timeout: float = 30.0
     """Seconds that connecting to the API server may take."""
-    watch_timeout: int = 300
-    """Seconds after which the API server ends a watch; it is begun anew."""
-    watch_client_timeout: float = 310.0
+    watch_timeout: int = 1800
+    """Seconds after which the API server ends a watch; it is begun anew, by a list of all."""
+    watch_client_timeout: float = 1810.0
     """Seconds after which this side ends a watch that the server forgot."""
     watch_silence: float = 70.0
     """Seconds without even a bookmark after which a watch is taken for dead; the server sends one each minute."""
