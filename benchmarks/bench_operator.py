@@ -10,6 +10,7 @@ control plane and an operator of its own:
 - burst: a hundred jobs submitted at once, whose stages end at once: the machine is full
 - many: --jobs of them, the same, a hundred in a namespace; twice: twice as many
 - jobsAlone: the 600 Jobs of a hundred jobs, all made at once without an operator: what the control plane lets through
+- throttled, jobsAloneThrottled: burst and jobsAlone, where the controllers keep to their default of 20 calls a second
 - kopfAlone: a kopf operator beside ours whose handlers do nothing, on the events of a hundred jobs
 
 All times come from the API server's own audit log, in seconds: `firstJob` from the end of a FineTuneJob's creation to
@@ -238,9 +239,13 @@ def cpu_seconds(plane: ControlPlane, **others: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def cluster(jobs: int) -> Iterator[tuple[ControlPlane, Player, dict[str, str]]]:
+def cluster(jobs: int, *, throttled: bool = False) -> Iterator[tuple[ControlPlane, Player, dict[str, str]]]:
     """A control plane with a player and namespaces for so many jobs, and the environment of an operator for it."""
-    with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder)) as plane, Player(plane) as player:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ControlPlane(Path(folder), throttled=throttled) as plane,
+        Player(plane) as player,
+    ):
         plane.install(ROOT / "crds" / "finetunejobs.finetune.dev.yaml")
         for name in ("finetune-system", "warm", *sorted({bench(number) for number in range(jobs)})):
             plane.kubectl("create", "namespace", name)
@@ -281,10 +286,15 @@ def measure_one(count: int) -> dict[str, Any]:
         return {"firstJobAfterKubectl": after} | row(plane, process.pid, names, before, round(seconds, 2))
 
 
-def measure_many(count: int, every: float = 0, lasts: tuple[float, float] = (0, 0)) -> dict[str, Any]:
+def measure_many(
+    count: int, every: float = 0, lasts: tuple[float, float] = (0, 0), *, throttled: bool = False
+) -> dict[str, Any]:
     """Jobs that are submitted each so many seconds, whose stages last so many."""
     names, dice = [f"job-{n}" for n in range(count)], random.Random(7)
-    with cluster(count) as (plane, player, environment), operator(plane, environment) as process:
+    with (
+        cluster(count, throttled=throttled) as (plane, player, environment),
+        operator(plane, environment) as process,
+    ):
         player.lasts = lambda: dice.uniform(*lasts)
         before, began = cpu_seconds(plane, operator=process.pid), time.monotonic()
         asyncio.run(submit_all(plane, names, every=every))
@@ -320,9 +330,9 @@ def complete(plane: ControlPlane) -> int:
     return shown.stdout.split().count("1")
 
 
-def measure_jobs(count: int) -> dict[str, Any]:
+def measure_jobs(count: int, *, throttled: bool = False) -> dict[str, Any]:
     bodies = [body for n in range(count) for body in bare_jobs(n)]
-    with cluster(count) as (plane, _, _):
+    with cluster(count, throttled=throttled) as (plane, _, _):
         before, began = cpu_seconds(plane), time.monotonic()
         asyncio.run(create_all(plane, bodies))
         pause = threading.Event()
@@ -365,6 +375,8 @@ def main() -> None:
         "many": lambda: measure_many(asked.jobs),
         "twice": lambda: measure_many(2 * asked.jobs),
         "jobsAlone": lambda: measure_jobs(100),
+        "throttled": lambda: measure_many(100, throttled=True),
+        "jobsAloneThrottled": lambda: measure_jobs(100, throttled=True),
         "kopfAlone": lambda: measure_kopf(100),
     }
     result = {}

@@ -28,6 +28,7 @@ PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
 CONTEXT = "finetune-operator-tests"
 """The only kube context that these tests talk to."""
 PATIENCE = 120
+UNTHROTTLED = ["--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-job-syncs=20"]
 
 
 def free_port() -> int:
@@ -42,6 +43,8 @@ class ControlPlane:
 
     folder: Path
     controllers: bool = True
+    throttled: bool = False
+    """Whether the controllers keep to their default of 20 calls a second, which hides how fast an operator is."""
     address: str = "127.0.0.1"
     etcd_port: int = field(default_factory=free_port)
     peer_port: int = field(default_factory=free_port)
@@ -127,8 +130,7 @@ class ControlPlane:
                 f"--root-ca-file={self.folder / 'certificates' / 'apiserver.crt'}",
                 "--use-service-account-credentials=true", "--bind-address=127.0.0.1",
                 f"--secure-port={self.controllers_port}", "--leader-elect=false",
-                # The defaults (20 calls a second) would hide how fast the operator is.
-                "--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-job-syncs=20",
+                *([] if self.throttled else UNTHROTTLED),
             ],
         }[name]  # fmt: skip
 
