@@ -12,8 +12,8 @@ from finetune_jobs.agent.engine import Sampling
 from finetune_jobs.agent.react import Agent
 from finetune_jobs.demo.conversation import Conversation, Exchange
 from finetune_jobs.demo.look import reply_html
-from finetune_jobs.demo.models import Shelf, Slot, shelf
-from finetune_jobs.demo.settings import Settings, read_settings
+from finetune_jobs.demo.models import Slot, shelf
+from finetune_jobs.demo.settings import Settings, Side, read_settings
 from finetune_jobs.errors import MachineTrouble
 
 POLL_SECONDS = 0.25
@@ -47,19 +47,41 @@ class Options:
         return Agent(slot.engine, self.tools, self.max_turn, self.call_protocol, self.force_stop, self.sampling)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """What decides how often the page is drawn, and what a visitor may do."""
+
+    loading: tuple[Side, ...]
+    running: bool
+
+    @classmethod
+    def of(cls, talk: Conversation) -> "Phase":
+        return cls(tuple(side for side, slot in talk.slots.items() if not slot.ready.is_set()), talk.running)
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds between two drawings; None where nothing changes by itself."""
+        if self.loading:
+            return LOADING_SECONDS
+        return POLL_SECONDS if self.running else None
+
+
 def show() -> None:
     settings, talk = read_settings(), conversation()
     options = sidebar(settings, talk)
-    st.title(settings.title)
-    loading()
-    for exchange in talk.exchanges[:-1]:
-        draw(exchange)
-    st.fragment(latest, run_every=POLL_SECONDS if talk.running else None)()
-    asked = None if talk.exchanges else examples()
-    asked = st.chat_input("Ask both models one question", disabled=talk.running, max_chars=4000) or asked
+    answers = st.container()
+    # Read before anything draws itself anew, which would lose a question that came with this very run.
+    asked = st.chat_input("Ask both models one question", disabled=talk.running, max_chars=4000)
+    asked = asked or (None if talk.exchanges else examples())
     if asked:
         talk.ask(asked, options.agent, remember=options.remember)
         st.rerun()
+    with answers:
+        st.title(settings.title)
+        for exchange in talk.exchanges[:-1]:
+            draw(exchange)
+        phase = Phase.of(talk)
+        st.fragment(current, run_every=phase.pace)(talk, phase)
 
 
 def conversation() -> Conversation:
@@ -114,32 +136,18 @@ def examples() -> str | None:
     return None
 
 
-def loading() -> None:
-    models = shelf()
-    if not all(slot.ready.is_set() for slot in models.slots.values()):
-        st.fragment(loading_note, run_every=LOADING_SECONDS)(models)
-
-
-def loading_note(models: Shelf) -> None:
-    if all(slot.ready.is_set() for slot in models.slots.values()):
+def current(talk: Conversation, known: Phase) -> None:
+    """What may still change: weights that load, the latest exchange. As a fragment it is drawn again by itself."""
+    phase = Phase.of(talk)
+    if phase.loading:
+        left = " and ".join(side.value for side in phase.loading)
+        st.info(f"Loading the weights ({left}). A question asked now is answered as soon as they are there.")
+    if talk.exchanges:
+        draw(talk.exchanges[-1])
+    if phase.running:
+        st.button("Stop", key="stop", icon=":material/stop_circle:", on_click=talk.stop)
+    if phase != known:
         st.rerun()
-    left = [side.value for side, slot in models.slots.items() if not slot.ready.is_set()]
-    st.info(f"Loading the weights ({' and '.join(left)}). A question asked now is answered as soon as they are there.")
-
-
-def latest() -> None:
-    """The exchange that may still grow. As a fragment it is drawn again without the rest of the page."""
-    talk = conversation()
-    if not talk.exchanges:
-        return
-    exchange = talk.exchanges[-1]
-    draw(exchange)
-    if exchange.ended:
-        if st.session_state.pop("was_running", False):
-            st.rerun()
-        return
-    st.session_state["was_running"] = True
-    st.button("Stop", key="stop", icon=":material/stop_circle:", on_click=exchange.stop.set)
 
 
 def draw(exchange: Exchange) -> None:
