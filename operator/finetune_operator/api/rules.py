@@ -6,10 +6,12 @@
 from dataclasses import dataclass
 
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 
 from finetune_jobs.contract import GitSource, Source
 from finetune_operator.api.job import NAME_LENGTH
-from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, EnvVar, Evaluation, Spec, Storage, Training, camel
+from finetune_operator.api.pods import EnvVar
+from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, Evaluation, Spec, Storage, Training
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,9 @@ class Rule:
     rule: str
     """CEL over ``self`` (and ``oldSelf``)."""
     message: str
+
+
+CONFIGS_OWN = tuple(map(to_camel, CONFIG_SAYS))
 
 
 def count(*fields: str) -> str:
@@ -33,8 +38,8 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
     Training: (
         Rule("!(has(self.deepspeed) && has(self.deepspeedConfig))", "write deepspeed or deepspeedConfig, not both"),
         Rule(
-            f"!has(self.config) || {count(*map(camel, CONFIG_SAYS))} == 0",
-            f"config is used as it is, so leave out {', '.join(map(camel, CONFIG_SAYS))} and write them in the config",
+            f"!has(self.config) || {count(*CONFIGS_OWN)} == 0",
+            f"config is used as it is, so leave out {', '.join(CONFIGS_OWN)} and write them in the config",
         ),
         Rule(
             "!has(self.fp8) || !self.fp8 || ((!has(self.fast) || self.fast) && !has(self.config) && "

@@ -4,18 +4,16 @@ The models here are the source of truth: the CRD, `kubectl explain` and the mess
 come from them. Sources and small shared types live in the jobs' contract, since requests carry them too.
 """
 
-import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic.alias_generators import to_camel
 
-from finetune_jobs.contract import PROMPT_SETS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source, Stage
+from finetune_jobs.contract import PROMPT_SETS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source
+from finetune_operator.api.pods import ImagePullSecret, Quantity, Stages
 from finetune_operator.api.problems import nearest
 from finetune_operator.api.templates import SPELLINGS
-
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$")]
-"""A Kubernetes quantity as a string: "500m", "24Gi"."""
 
 
 def _known_template(name: str) -> str:
@@ -167,7 +165,7 @@ class Training(Contract):
             raise ValueError("write deepspeed or deepspeedConfig, not both")
         said = [name for name in CONFIG_SAYS if getattr(self, name) is not None]
         if self.config and said:
-            fields = ", ".join(camel(name) for name in said)
+            fields = ", ".join(to_camel(name) for name in said)
             raise ValueError(f"config is used as it is, so leave out {fields} and write the values in the config")
         plain = not self.fast or self.config or self.deepspeed_config or self.deepspeed == "zero3"
         if self.fp8 and plain:
@@ -186,10 +184,6 @@ CONFIG_SAYS = (
     "lora", "quantization",
 )  # fmt: skip
 """What an XTuner config says by itself."""
-
-
-def camel(name: str) -> str:
-    return re.sub(r"_(\w)", lambda match: match[1].upper(), name)
 
 
 class Merge(Contract):
@@ -300,91 +294,14 @@ class Storage(Contract):
             raise ValueError("write claimName (a claim of your own) or size (a new claim), one of the two")
         new = [n for n in ("storage_class_name", "access_modes") if getattr(self, n) is not None]
         if self.claim_name and new:
-            raise ValueError(f"{', '.join(camel(n) for n in new)} belong to a new claim; leave them out with claimName")
+            fields = ", ".join(map(to_camel, new))
+            raise ValueError(f"{fields} belong to a new claim; leave them out with claimName")
         return self
 
     @property
     def shared_by_nodes(self) -> bool:
         """Whether several nodes can write to it; a claim of the user's own is believed to."""
         return self.claim_name is not None or "ReadWriteMany" in (self.access_modes or ())
-
-
-class Toleration(Contract):
-    """A taint that the pod accepts."""
-
-    key: str | None = Field(default=None, max_length=316, description="Taint key; empty matches all.")
-    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How the value is compared.")
-    value: str | None = Field(default=None, max_length=63, description="Taint value.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Effect to accept; empty accepts all."
-    )
-    toleration_seconds: int | None = Field(default=None, ge=0, description="How long NoExecute is tolerated.")
-
-
-class SecretEnv(Contract):
-    """A value that the pod takes from a Secret."""
-
-    secret_key_ref: Annotated["SecretKey", Field(description="Key of the Secret.")]
-
-
-class SecretKey(Contract):
-    """A key of a Secret."""
-
-    name: DnsName = Field(description="Name of the Secret.")
-    key: str = Field(min_length=1, max_length=253, description="Key inside the Secret.")
-
-
-class EnvVar(Contract):
-    """An environment variable of the stage's pod."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253)] = Field(
-        description="Name of the variable."
-    )
-    value: str | None = Field(default=None, max_length=32768, description="Its value.")
-    value_from: SecretEnv | None = Field(default=None, description="Take the value from a Secret.")
-
-    @model_validator(mode="after")
-    def _one_value(self) -> Self:
-        if (self.value is None) == (self.value_from is None):
-            raise ValueError("write value or valueFrom, one of the two")
-        return self
-
-
-class Resources(Contract):
-    """Processor, memory and devices of a pod."""
-
-    requests: dict[str, Quantity] = Field(default_factory=dict, description='Reserved, such as cpu: "4".')
-    limits: dict[str, Quantity] = Field(default_factory=dict, description='Never exceeded, such as memory: "24Gi".')
-
-
-class StageSettings(Contract):
-    """Where and how one stage's pod runs."""
-
-    resources: Resources | None = Field(default=None, description="Processor, memory and devices.")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that the node must have.")
-    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=50, description="Taints that are accepted.")
-    env: tuple[EnvVar, ...] = Field(default=(), max_length=100, description="Environment variables.")
-
-
-class Stages(Contract):
-    """Settings by stage."""
-
-    model: StageSettings | None = Field(default=None, description="The pod that brings the base model.")
-    dataset: StageSettings | None = Field(default=None, description="The pod that converts the dataset.")
-    train: StageSettings | None = Field(default=None, description="The pods that train.")
-    export: StageSettings | None = Field(default=None, description="The pod that makes the adapter.")
-    merge: StageSettings | None = Field(default=None, description="The pod that merges.")
-    evaluate: StageSettings | None = Field(default=None, description="The pod that judges.")
-    demo: StageSettings | None = Field(default=None, description="The pods that serve the demo.")
-
-    def of(self, stage: Stage) -> StageSettings:
-        return getattr(self, stage.value) or StageSettings()
-
-
-class ImagePullSecret(Contract):
-    """A Secret to pull images with."""
-
-    name: DnsName = Field(description="Name of the Secret.")
 
 
 class Spec(Contract):

@@ -5,7 +5,8 @@ from typing import Any
 
 from finetune_jobs.contract import Source, Stage
 from finetune_operator.api import FineTuneJob
-from finetune_operator.api.spec import EnvVar, RecipeName, Resources, StageSettings
+from finetune_operator.api.pods import EnvVar, Resources, StageSettings
+from finetune_operator.api.spec import RecipeName
 from finetune_operator.manifests.names import Manifest, workspace_name
 from finetune_operator.manifests.requests import requests_name
 from finetune_operator.manifests.settings import PodSettings

@@ -1,0 +1,88 @@
+"""What a user writes of the stages' pods: resources, where they run, environment. Read by manifests/pod.py."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from finetune_jobs.contract import Contract, DnsName, Stage
+
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$")]
+"""A Kubernetes quantity as a string: "500m", "24Gi"."""
+
+
+class Toleration(Contract):
+    """A taint that the pod accepts."""
+
+    key: str | None = Field(default=None, max_length=316, description="Taint key; empty matches all.")
+    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How the value is compared.")
+    value: str | None = Field(default=None, max_length=63, description="Taint value.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Effect to accept; empty accepts all."
+    )
+    toleration_seconds: int | None = Field(default=None, ge=0, description="How long NoExecute is tolerated.")
+
+
+class SecretKey(Contract):
+    """A key of a Secret."""
+
+    name: DnsName = Field(description="Name of the Secret.")
+    key: str = Field(min_length=1, max_length=253, description="Key inside the Secret.")
+
+
+class SecretEnv(Contract):
+    """A value that the pod takes from a Secret."""
+
+    secret_key_ref: SecretKey = Field(description="Key of the Secret.")
+
+
+class EnvVar(Contract):
+    """An environment variable of the stage's pod."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253)] = Field(
+        description="Name of the variable."
+    )
+    value: str | None = Field(default=None, max_length=32768, description="Its value.")
+    value_from: SecretEnv | None = Field(default=None, description="Take the value from a Secret.")
+
+    @model_validator(mode="after")
+    def _one_value(self) -> Self:
+        if (self.value is None) == (self.value_from is None):
+            raise ValueError("write value or valueFrom, one of the two")
+        return self
+
+
+class Resources(Contract):
+    """Processor, memory and devices of a pod."""
+
+    requests: dict[str, Quantity] = Field(default_factory=dict, description='Reserved, such as cpu: "4".')
+    limits: dict[str, Quantity] = Field(default_factory=dict, description='Never exceeded, such as memory: "24Gi".')
+
+
+class StageSettings(Contract):
+    """Where and how one stage's pod runs."""
+
+    resources: Resources | None = Field(default=None, description="Processor, memory and devices.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that the node must have.")
+    tolerations: tuple[Toleration, ...] = Field(default=(), max_length=50, description="Taints that are accepted.")
+    env: tuple[EnvVar, ...] = Field(default=(), max_length=100, description="Environment variables.")
+
+
+class Stages(Contract):
+    """Settings by stage."""
+
+    model: StageSettings | None = Field(default=None, description="The pod that brings the base model.")
+    dataset: StageSettings | None = Field(default=None, description="The pod that converts the dataset.")
+    train: StageSettings | None = Field(default=None, description="The pods that train.")
+    export: StageSettings | None = Field(default=None, description="The pod that makes the adapter.")
+    merge: StageSettings | None = Field(default=None, description="The pod that merges.")
+    evaluate: StageSettings | None = Field(default=None, description="The pod that judges.")
+    demo: StageSettings | None = Field(default=None, description="The pods that serve the demo.")
+
+    def of(self, stage: Stage) -> StageSettings:
+        return getattr(self, stage.value) or StageSettings()
+
+
+class ImagePullSecret(Contract):
+    """A Secret to pull images with."""
+
+    name: DnsName = Field(description="Name of the Secret.")
