@@ -68,5 +68,11 @@ WRONG = [
         '{git: {url: "https://me:word@example.com/m"}}',
         "spec.model.git.url: .*write the token into a Secret and name it by tokenSecretRef",
     ),
+    (
+        '"1e-3"',
+        '"1e-3"\n  stages: {train: {resources: {limits: {nvidia.com/gpu: 500m}}}}',
+        "spec.stages.train.resources: nvidia.com/gpu: '500m' .*write a whole number",
+    ),
     ("apiVersion", "{apiVersion", "this is not YAML"),
+    ("name: react}", "name: react, annotations: {since: 2024-13-01}}", "this is not YAML: month must be in 1..12"),
 ]

@@ -41,6 +41,11 @@ CURES = [
         "unquantised .* leave out merge.baseWeights",
     ),
     ('"1e-3"', '"1e-3"\n    fp8: true\n    deepspeed: zero3', "leave out fp8, or else fast: false"),
+    (
+        '"1e-3"',
+        '"1e-3"\n  stages: {merge: {resources: {requests: {nvidia.com/gpu: 500m}}}}',
+        "devices, such as nvidia.com/gpu, can't be shared; write a whole number",
+    ),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'write a fraction between "0" and "1"'),
 ]
 

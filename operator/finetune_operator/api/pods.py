@@ -1,12 +1,13 @@
 """What a user writes of the stages' pods: resources, where they run, environment. Read by manifests/pod.py."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from finetune_jobs.contract import Contract, DnsName, Stage
 
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$")]
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$", max_length=32)]
 """A Kubernetes quantity as a string: "500m", "24Gi"."""
 
 
@@ -51,11 +52,22 @@ class EnvVar(Contract):
         return self
 
 
+WHOLE = "[0-9]{1,9}"
+WHOLE_DEVICES = 'devices, such as nvidia.com/gpu, can\'t be shared; write a whole number, such as "1"'
+
+
 class Resources(Contract):
     """Processor, memory and devices of a pod."""
 
     requests: dict[str, Quantity] = Field(default_factory=dict, description='Reserved, such as cpu: "4".')
     limits: dict[str, Quantity] = Field(default_factory=dict, description='Never exceeded, such as memory: "24Gi".')
+
+    @model_validator(mode="after")
+    def _whole_devices(self) -> Self:
+        for name, quantity in (*self.requests.items(), *self.limits.items()):
+            if "/" in name and not re.fullmatch(WHOLE, quantity):
+                raise ValueError(f"{name}: {quantity!r} is no number of devices; {WHOLE_DEVICES}")
+        return self
 
 
 class StageSettings(Contract):

@@ -15,6 +15,9 @@ from finetune_operator.api.problems import SpecError, nearest, problems_of
 ConfigMaps = Mapping[str, Mapping[str, str]]
 """ConfigMap name -> key -> text."""
 
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What PyYAML raises for what is no YAML, also: a date in month 13, `!!int` without digits, endless nesting."""
+
 
 @dataclass(frozen=True)
 class JobFile:
@@ -42,7 +45,7 @@ def read_job(text: str) -> JobFile:
     """The job in `text`; SpecError with a sentence per problem."""
     try:
         documents = [d for d in yaml.load_all(text, Loader=KubernetesYaml) if d is not None]
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise SpecError([f"this is not YAML: {error}"]) from None
     for document in documents:
         if not isinstance(document, dict):

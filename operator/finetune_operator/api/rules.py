@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_jobs.contract import GitSource, Source
 from finetune_operator.api.job import NAME_LENGTH
-from finetune_operator.api.pods import EnvVar
+from finetune_operator.api.pods import WHOLE, WHOLE_DEVICES, EnvVar, Resources
 from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, Evaluation, Spec, Storage, Training
 
 
@@ -54,6 +54,14 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
         ),
     ),
     EnvVar: (Rule("has(self.value) != has(self.valueFrom)", "write value or valueFrom, one of the two"),),
+    Resources: tuple(
+        Rule(
+            f"!has(self.{field}) || "
+            f"self.{field}.all(name, !name.contains('/') || self.{field}[name].matches('^{WHOLE}$'))",
+            WHOLE_DEVICES,
+        )
+        for field in ("requests", "limits")
+    ),
     Storage: (
         Rule(
             "has(self.claimName) != has(self.size)",

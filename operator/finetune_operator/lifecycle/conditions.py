@@ -19,6 +19,8 @@ STAGE_CONDITIONS = {
     "Evaluated": Stage.EVALUATE,
 }
 """True once the stage is done."""
+LONGEST = 32_768
+"""Characters of a condition's message that the API server takes."""
 Truth = Literal["True", "False", "Unknown"]
 
 
@@ -51,7 +53,7 @@ def dated(line: Line, before: Condition | None, generation: int, now: datetime) 
         observed_generation=generation,
         last_transition_time=before.last_transition_time if kept and before else now,
         reason=line.reason,
-        message=line.message,
+        message=line.message[:LONGEST],
     )
 
 

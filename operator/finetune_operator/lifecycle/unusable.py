@@ -1,6 +1,6 @@
 """A FineTuneJob whose spec this operator can't read: written by another version, or past the API server's checks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from finetune_jobs.contract import Failure
@@ -8,13 +8,22 @@ from finetune_operator.api.status import Condition, Status
 from finetune_operator.lifecycle.conditions import Line, dated
 from finetune_operator.lifecycle.reasons import SPEC_UNUSABLE
 
+MOST_TOLD = 10
+LONGEST_TOLD = 500
+"""Problems that a condition tells, and characters of each: a wrong ConfigMap can have thousands."""
 
-def spec_failure(problems: Iterable[str]) -> Failure:
+
+def spec_failure(problems: Sequence[str]) -> Failure:
+    more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
     return Failure(
         reason=SPEC_UNUSABLE,
-        message=f"The spec can't be carried out: {'; '.join(problems)}.",
+        message=f"The spec can't be carried out: {'; '.join(shortened(problems[:MOST_TOLD]))}{more}.",
         cure="Correct it as said; the spec is looked at again at once, a ConfigMap within a minute.",
     )
+
+
+def shortened(problems: Iterable[str]) -> Iterable[str]:
+    return (text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}..." for text in problems)
 
 
 def unusable(status: Status, generation: int, problem: Failure, now: datetime) -> Status:

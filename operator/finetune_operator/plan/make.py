@@ -1,14 +1,9 @@
 """From a job to its stages. Pure: the same job and ConfigMaps give the same plan, on any machine."""
 
-import ast
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from finetune_jobs.contract import (
     AnyRequest,
@@ -18,7 +13,6 @@ from finetune_jobs.contract import (
     ExportRequest,
     MergeRequest,
     ModelRequest,
-    Prompt,
     Source,
     Stage,
     TrainRequest,
@@ -26,6 +20,7 @@ from finetune_jobs.contract import (
 from finetune_operator.api import ConfigMaps, FineTuneJob, Spec, SpecError, template_of
 from finetune_operator.api.spec import ConfigMapText, RecipeName, Training
 from finetune_operator.plan.recipes import RECIPES
+from finetune_operator.plan.texts import deepspeed_json, own_prompts, python_text
 
 DEFAULT_PROMPTS = "arxiv-react"
 
@@ -155,26 +150,6 @@ def train_request(given: Inputs) -> TrainRequest | None:
     )
 
 
-def deepspeed_json(text: str) -> str:
-    try:
-        if not isinstance(json.loads(text), dict):
-            raise SpecError(["spec.training.deepspeedConfig: write a JSON object"])
-    except json.JSONDecodeError as error:
-        raise SpecError([f"spec.training.deepspeedConfig: this is not JSON: {error}"]) from None
-    return text
-
-
-def python_text(text: str) -> str:
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # also NUL bytes, and endless nesting
-        said = f"this is not Python: {error}"
-        if isinstance(error, SyntaxError) and error.lineno:
-            said = f"{error.msg} in line {error.lineno}; correct that line"
-        raise SpecError([f"spec.training.config: {said}"]) from None
-    return text
-
-
 def export_request(given: Inputs) -> ExportRequest:
     adapter = given.spec.adapter
     if adapter is None:
@@ -211,15 +186,6 @@ def evaluate_request(given: Inputs) -> EvaluateRequest | None:
 
 def named_prompts(given: Inputs) -> str:
     return given.spec.evaluation.prompts or DEFAULT_PROMPTS
-
-
-def own_prompts(text: str) -> tuple[Prompt, ...]:
-    try:
-        return TypeAdapter(tuple[Prompt, ...]).validate_python(yaml.safe_load(text))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise SpecError(
-            [f"spec.evaluation.promptsFrom: write a list of {{question, tool, arguments}}: {error}"]
-        ) from None
 
 
 def demo_request(given: Inputs) -> DemoRequest | None:

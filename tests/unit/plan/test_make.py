@@ -131,8 +131,37 @@ def test_own_prompts_come_from_a_config_map():
         plan_of(spec(**source), {"p": {"k": "question: alone"}})
 
 
+WRONG_PROMPTS = [
+    ("question: alone", r"promptsFrom: write a list of \{question, tool, arguments\}"),
+    ("- {question: 1}", r'promptsFrom\[0\].question: 1 is a number, .* write it in quotes: "1"'),
+    ("- {question: 2024-13-01}", "promptsFrom: this is neither YAML nor JSON: month must be in 1..12"),
+    ("- {question: !!timestamp soon}", "neither YAML nor JSON"),
+    ("- {question: !!int ''}", "neither YAML nor JSON"),
+    ("- {question: !!bool maybe}", "neither YAML nor JSON"),
+    ("[" * 100_000, "neither YAML nor JSON"),
+    ("9" * 5000, "neither YAML nor JSON"),
+    ("- &one {question: Who}\n- *one\n", "an alias .* write it out"),
+    ("- question: &q Who?\n" + "- question: *q\n" * 10_000, "10001 prompts; write at most 10000"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG_PROMPTS, ids=[w[0][:24] for w in WRONG_PROMPTS])
+def test_prompts_that_cant_be_taken_are_told(text, expected):
+    source = {"evaluation": {"promptsFrom": {"configMapKeyRef": {"name": "p", "key": "k"}}}}
+    with pytest.raises(SpecError, match=expected):
+        plan_of(spec(**source), {"p": {"k": text}})
+
+
+def test_each_wrong_prompt_is_a_problem_of_its_own():
+    source = {"evaluation": {"promptsFrom": {"configMapKeyRef": {"name": "p", "key": "k"}}}}
+    with pytest.raises(SpecError) as raised:
+        plan_of(spec(**source), {"p": {"k": "- {tool: x}\n" * 300}})
+    assert len(raised.value.problems) == 300
+
+
 def test_a_deepspeed_config_must_be_a_json_object():
     source = {"training": {"deepspeedConfig": {"configMapKeyRef": {"name": "d", "key": "k"}}}}
     assert plan_of(spec(**source), {"d": {"k": "{}"}}).of(Stage.TRAIN).request.deepspeed == "custom"
-    with pytest.raises(SpecError, match="this is not JSON"):
-        plan_of(spec(**source), {"d": {"k": "{"}})
+    for text in ("{", "[" * 100_000, "9" * 5000):
+        with pytest.raises(SpecError, match="this is not JSON"):
+            plan_of(spec(**source), {"d": {"k": text}})
