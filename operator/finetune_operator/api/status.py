@@ -6,11 +6,13 @@ precision stays in the workspace.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from finetune_jobs.contract import Contract, Stage
+
+Steps = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000_000)]
 
 
 class StageState(StrEnum):
@@ -54,15 +56,15 @@ class StageStatus(Contract):
 class CurvePointStatus(Contract):
     """One point of the loss curve."""
 
-    step: int = Field(ge=0, description="Optimizer step.")
+    step: Steps = Field(description="Optimizer step.")
     loss: str = Field(max_length=32, description="Loss there.")
 
 
 class TrainingStatus(Contract):
     """How far training is."""
 
-    step: int = Field(ge=0, description="Optimizer step.")
-    total_steps: int = Field(ge=0, description="All optimizer steps.")
+    step: Steps = Field(default=0, description="Optimizer step.")
+    total_steps: Steps = Field(default=0, description="All optimizer steps.")
     loss: str = Field(default="", max_length=32, description="Latest loss.")
     learning_rate: str = Field(default="", max_length=32, description="Latest learning rate.")
     tokens_per_second: str = Field(default="", max_length=32, description="Latest speed.")

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
-
-from finetune_jobs.contract import CURVE_KEY, DIGEST_KEY, PROGRESS_KEY, Progress
+from finetune_jobs.contract import PROGRESS_KEY
 from finetune_operator.api import KIND
 from finetune_operator.cluster.queue import Key
+from finetune_operator.cluster.report import Report, report_of
 from finetune_operator.lifecycle.observed import Pod, StageJob
 from finetune_operator.manifests.names import APPLIED, DIGEST_LABEL, JOB_LABEL, PLACEMENT, QUEUE_LABEL, STAGE_LABEL
 
@@ -18,8 +17,6 @@ Body = Mapping[str, Any]
 
 LIMITS = ("parallelism", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 """Fields of a Job's spec that may be edited by hand."""
-LONGEST_REPORT = 16_384
-"""Characters of a progress ConfigMap's value that are read: a longer one is not of ours."""
 SPEC_METADATA = ("name", "namespace", "uid")
 
 
@@ -52,7 +49,7 @@ class Child:
     applied: str
     deleting: bool
     demo: "DemoPods | None" = None
-    report: "Report | None" = None
+    report: Report | None = None
     rights: str = ""
     """What a Role or RoleBinding grants, and to whom."""
 
@@ -67,15 +64,6 @@ class DemoPods:
     available: int
     settled: bool
     """The newest revision alone stands, all of it answering."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a training told."""
-
-    digest: str
-    progress: Progress
-    curve: tuple[tuple[int, float], ...]
 
 
 def parent_key(body: Body) -> Key | None:
@@ -194,17 +182,3 @@ def demo_of(body: Body) -> DemoPods:
     alone = (status.get("updatedReplicas") or 0) == wanted == (status.get("replicas") or 0)
     revision = (meta.get("labels") or {}).get(DIGEST_LABEL, "")
     return DemoPods(revision, wanted, available, settled=seen and alone and available >= wanted)
-
-
-def report_of(data: Mapping[str, Any]) -> Report | None:
-    """None for anything that no stage of ours has written."""
-    text, curve = str(data.get(PROGRESS_KEY, "")), str(data.get(CURVE_KEY, "[]"))
-    if len(text) > LONGEST_REPORT or len(curve) > LONGEST_REPORT:
-        return None
-    try:
-        points = tuple((int(step), float(loss)) for step, loss in json.loads(curve))[:60]
-        progress = Progress.model_validate_json(text)
-    except (ValidationError, ValueError, TypeError):
-        return None
-    sound = progress.step >= 0 and progress.total_steps >= 0 and all(step >= 0 for step, _ in points)
-    return Report(str(data.get(DIGEST_KEY, "")), progress, points) if sound else None

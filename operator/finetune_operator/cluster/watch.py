@@ -66,7 +66,7 @@ class Watches:
                     if event is watching.Bookmark.LISTED:
                         self.listed(kind, namespace)
                     else:
-                        self.take(kind, event)
+                        self.take_soundly(kind, event)
             except errors.APINotFoundError:
                 if kind.optional:
                     pause = UNKNOWN_KIND
@@ -91,6 +91,13 @@ class Watches:
             self.health.listed = True
             self.want(self.early)
             self.early = set()
+
+    def take_soundly(self, kind: Kind, event: Any) -> None:
+        """One object that can't be read must not end the watch of all."""
+        try:
+            self.take(kind, event)
+        except Exception:
+            log.exception("a %s could not be read", kind.kind)
 
     def take(self, kind: Kind, event: Any) -> None:
         """Take an event in; type None is an object of a list."""

@@ -1,6 +1,7 @@
 """What a pass adds to the metrics: stage times, loss and speed, jobs by stage."""
 
 from collections import Counter
+from contextlib import suppress
 
 from finetune_operator.api.status import StageState, Status
 from finetune_operator.cluster.cache import Cache
@@ -20,8 +21,9 @@ def note_pass(look: Look, status: Status) -> None:
             STAGE_SECONDS.labels(stage.name.value, stage.state.value).observe(max(seconds, 0))
     training = status.training
     if training is not None and training.loss:
-        LOSS.labels(*look.key).set(float(training.loss))
-        TOKENS.labels(*look.key).set(float(training.tokens_per_second or 0))
+        with suppress(ValueError):  # a user may have written anything into status
+            LOSS.labels(*look.key).set(float(training.loss))
+            TOKENS.labels(*look.key).set(float(training.tokens_per_second or 0))
 
 
 def forget(namespace: str, name: str) -> None:

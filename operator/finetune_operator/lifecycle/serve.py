@@ -12,7 +12,7 @@ from finetune_operator.lifecycle import reasons
 from finetune_operator.lifecycle.failures import explain_demo
 from finetune_operator.lifecycle.gate import below_gate
 from finetune_operator.lifecycle.observed import Make, Observed, Want
-from finetune_operator.lifecycle.verdict import DONE
+from finetune_operator.lifecycle.verdict import DONE, told
 from finetune_operator.lifecycle.walk import recorded
 
 UNREADABLE = Failure(
@@ -56,8 +56,7 @@ def move(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
         return Demo(base.model_copy(update={"state": StageState.PENDING, "reason": "", "message": ""}))
     shut = gate(seen, stages)
     if shut is not None:
-        message = f"{shut.message} {shut.cure}"
-        return Demo(base.model_copy(update={"state": StageState.FAILED, "reason": shut.reason, "message": message}))
+        return Demo(base.model_copy(update={"state": StageState.FAILED, **told(shut)}))
     moved = seen.served.revision == planned.digest
     as_said = moved and not seen.served.stale
     requests = () if seen.requests else (Want(Make.REQUESTS),)
@@ -70,15 +69,14 @@ def served(seen: Observed, base: StageStatus, now: datetime, *, open_: bool) -> 
     if seen.job.spec.suspend:
         return base.model_copy(update={"state": StageState.SUSPENDED, "reason": reasons.SUSPENDED, "message": ""})
     trouble = None if open_ else explain_demo(seen.served, base.digest, now)
-    reason, message = (trouble.reason, f"{trouble.message} {trouble.cure}") if trouble else (reasons.DEMO_STARTING, "")
+    said = told(trouble) if trouble else {"reason": reasons.DEMO_STARTING, "message": ""}
     return base.model_copy(
         update={
             "state": StageState.SUCCEEDED if open_ else StageState.RUNNING,
             "attempts": max(base.attempts, 1),
             "started_at": base.started_at or now,
             "finished_at": (base.finished_at or now) if open_ else None,
-            "reason": reasons.DEMO_AVAILABLE if open_ else reason,
-            "message": message,
+            **(said if not open_ else {"reason": reasons.DEMO_AVAILABLE, "message": ""}),
             "result": {"url": seen.demo_url} if open_ else None,
         }
     )

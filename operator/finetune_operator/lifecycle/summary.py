@@ -15,11 +15,14 @@ from finetune_operator.api.status import (
     TrainingStatus,
 )
 from finetune_operator.lifecycle.observed import Observed
+from finetune_operator.lifecycle.sound import plain, sound
 from finetune_operator.lifecycle.verdict import DONE
 
 TOLD_WITH_STATE = {StageState.QUEUED, StageState.WAITING, StageState.SUSPENDED, StageState.FAILED}
 MINUTE = 60
 HOUR = 3600
+LONGEST_LINE = 1024
+"""Characters of status.model."""
 
 
 def headline(stages: Sequence[StageStatus]) -> str:
@@ -34,7 +37,8 @@ def progress_of(seen: Observed, stages: Sequence[StageStatus]) -> str:
     """Per cent of a running training, else stages done of all."""
     train = next((stage for stage in stages if stage.name is Stage.TRAIN), None)
     if train is not None and train.state is StageState.RUNNING and seen.progress and seen.progress.total_steps:
-        return f"{100 * seen.progress.step // seen.progress.total_steps}%"
+        told = seen.progress
+        return f"{100 * min(told.step, told.total_steps) // told.total_steps}%"
     return f"{sum(stage.state in DONE for stage in stages)}/{len(stages)}"
 
 
@@ -46,6 +50,10 @@ def gpus_held(seen: Observed, stages: Sequence[StageStatus]) -> int:
 
 def model_line(source: Source) -> str:
     """The base model in a line."""
+    return line_of(source)[:LONGEST_LINE]
+
+
+def line_of(source: Source) -> str:
     match source:
         case Source(hugging_face=found) if found is not None:
             return found.repo
@@ -72,28 +80,28 @@ def training_of(seen: Observed, stages: Sequence[StageStatus]) -> TrainingStatus
 
 
 def running_training(progress: Progress, curve: tuple[CurvePointStatus, ...]) -> TrainingStatus:
-    return TrainingStatus(
-        step=progress.step,
-        total_steps=progress.total_steps,
-        loss=short(progress.loss),
-        learning_rate=short(progress.learning_rate),
-        tokens_per_second=whole(progress.tokens_per_second),
-        eta=duration(progress.eta_seconds),
-        curve=curve,
-    )
+    told = {
+        "step": progress.step,
+        "total_steps": progress.total_steps,
+        "loss": short(progress.loss),
+        "learning_rate": short(progress.learning_rate),
+        "tokens_per_second": whole(progress.tokens_per_second),
+        "eta": duration(progress.eta_seconds),
+        "curve": curve,
+    }
+    return TrainingStatus(**sound(TrainingStatus, told))
 
 
 def finished_training(result: Mapping[str, Any], curve: tuple[CurvePointStatus, ...]) -> TrainingStatus:
-    steps = result.get("steps")
-    steps = steps if isinstance(steps, int) and steps >= 0 else 0
-    return TrainingStatus(
-        step=steps,
-        total_steps=steps,
-        loss=short(result.get("finalLoss")),
-        learning_rate=short(result.get("peakLearningRate")),
-        tokens_per_second=whole(result.get("tokensPerSecond")),
-        curve=curve,
-    )
+    told = {
+        "step": result.get("steps"),
+        "total_steps": result.get("steps"),
+        "loss": short(result.get("finalLoss")),
+        "learning_rate": short(result.get("peakLearningRate")),
+        "tokens_per_second": whole(result.get("tokensPerSecond")),
+        "curve": curve,
+    }
+    return TrainingStatus(**sound(TrainingStatus, told))
 
 
 def evaluation_of(stages: Sequence[StageStatus]) -> EvaluationStatus | None:
@@ -104,19 +112,27 @@ def evaluation_of(stages: Sequence[StageStatus]) -> EvaluationStatus | None:
         result = None
     if result is None:
         return None
-    return EvaluationStatus(base=f"{result.base.valid_calls:.0%}", tuned=f"{result.tuned.valid_calls:.0%}")
+    return EvaluationStatus(base=percent(result.base.valid_calls), tuned=percent(result.tuned.valid_calls))
 
 
 def demo_of(seen: Observed) -> DemoStatus | None:
     return DemoStatus(url=seen.demo_url, revision=seen.served.revision) if seen.served.answers else None
 
 
+def percent(rate: float) -> str:
+    return f"{rate:.0%}" if 0 <= rate <= 1 else ""
+
+
 def short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else ""
+    return f"{value:.4g}" if is_number(value) else ""
 
 
 def whole(value: object) -> str:
-    return f"{value:.0f}" if isinstance(value, int | float) else ""
+    return f"{value:.0f}" if is_number(value) else ""
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and plain(value)
 
 
 def duration(seconds: float | None) -> str:

