@@ -42,8 +42,7 @@ def renewed(lease: Body, now: datetime) -> bool:
 
 def idle(settings: Settings) -> str:
     return (
-        f"no operator holds the Lease {settings.own_namespace}/{settings.lease_name}: its log says why, "
-        f"kubectl -n {settings.own_namespace} logs deployment/{settings.lease_name}"
+        f"no operator holds the Lease {settings.own_namespace}/{settings.lease_name}: its log says why, {settings.logs}"
     )
 
 

@@ -1,5 +1,6 @@
 """One pass over one job: observe -> decide -> apply -> write the status. It keeps nothing between passes."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,13 +11,14 @@ from finetune_operator.cluster.api import CONFLICT, NOT_FOUND, Api, ApiError
 from finetune_operator.cluster.apply import Hands, Refused
 from finetune_operator.cluster.cache import Cache, Work
 from finetune_operator.cluster.kinds import FINE_TUNE_JOBS
-from finetune_operator.cluster.observe import Look, observe, work_of
+from finetune_operator.cluster.observe import Look, observe, read_status, work_of
 from finetune_operator.cluster.outline import Outlines
 from finetune_operator.cluster.queue import Key, KeyQueue
 from finetune_operator.cluster.tell import Teller
 from finetune_operator.cluster.watermarks import note_pass
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
-from finetune_operator.lifecycle.observed import Decision, Make
+from finetune_operator.lifecycle.observed import Decision, Make, Told
+from finetune_operator.lifecycle.unforeseen import with_unforeseen
 from finetune_operator.lifecycle.unusable import unusable
 from finetune_operator.manifests.pod import Surroundings
 
@@ -106,6 +108,21 @@ class Reconciler:
         for told in decision.events:
             log.log(logging.INFO if told.type == "Normal" else logging.WARNING, "%s", told.message)
         self.teller.add(look.key, look.record.uid, decision.events, datetime.now(UTC))
+
+    async def tell_unforeseen(self, key: Key, error: Exception, logs: str) -> None:
+        """A condition beside those that stand, in the words of the error; nothing else of the status is touched."""
+        record, now = self.cache.records.get(key), datetime.now(UTC)
+        if record is None or record.deleting:
+            return
+        status, raw_status = read_status(record.status), json.loads(record.status)
+        told = with_unforeseen(status.conditions, record.generation, error, logs, now)
+        conditions = [condition.model_dump(mode="json", by_alias=True) for condition in told]
+        if conditions == raw_status.get("conditions"):
+            return
+        meta = {"uid": record.uid, "resourceVersion": str(record.version)}
+        body = {"metadata": meta, "status": {"conditions": conditions}}
+        self.cache.put(FINE_TUNE_JOBS, await self.api.merge(FINE_TUNE_JOBS, *key, body, sub="/status"))
+        self.teller.add(key, record.uid, (Told("Warning", told[-1].reason, told[-1].message),), now)
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

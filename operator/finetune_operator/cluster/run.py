@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds until a job is looked at again whose pass ended in an error; doubled from the first to the longest."""
+TOLD_AFTER = 3
+"""Passes in a row that the API server has failed, after which the job's status tells of it."""
 
 
 async def run(settings: Settings) -> None:
@@ -65,7 +67,7 @@ async def lead(settings: Settings, api: Api, health: Health, heed_signals: Calla
             tasks.create_task(teller.run())
             tasks.create_task(Sweeper(api, cache, queue, settings, health).run())
             for _ in range(settings.workers):
-                tasks.create_task(Worker(reconcile, queue, errors).run())
+                tasks.create_task(Worker(reconcile, queue, errors, settings.logs).run())
     finally:
         health.end()
 
@@ -78,31 +80,48 @@ class Worker:
     queue: KeyQueue
     errors: dict[Key, int]
     """Passes in a row that ended in an error; one tally for all workers."""
+    logs: str
+    """The command that shows the operator's log."""
 
     async def run(self) -> None:
         while True:
-            key = await self.queue.take()
-            began = monotonic()
-            token = CURRENT.set(key)
-            try:
-                await self.reconcile(key)
-                self.errors.pop(key, None)
-            except (ApiError, ApiUnreachable) as error:
-                log.warning("to be tried again: %s", error)
-                self.again(key, type(error).__name__)
-            except Exception:  # one job's trouble must not stop the others
-                log.exception("to be tried again")
-                self.again(key, "Unforeseen")
-            finally:
-                CURRENT.reset(token)
-                self.queue.done(key)
-                RECONCILE_SECONDS.observe(monotonic() - began)
+            await self.look_at(await self.queue.take())
 
-    def again(self, key: Key, kind: str) -> None:
+    async def look_at(self, key: Key) -> None:
+        """One pass, and what becomes of it."""
+        began = monotonic()
+        token = CURRENT.set(key)
+        try:
+            await self.reconcile(key)
+            self.errors.pop(key, None)
+        except Exception as error:  # noqa: BLE001 - one job's trouble must not stop the others
+            await self.failed(key, error)
+        finally:
+            CURRENT.reset(token)
+            self.queue.done(key)
+            RECONCILE_SECONDS.observe(monotonic() - began)
+
+    async def failed(self, key: Key, error: Exception) -> None:
+        """To be tried again, later each time; what does not pass by itself is told to the job's owner."""
+        count = self.errors[key] = self.errors.get(key, 0) + 1
+        if isinstance(error, ApiError | ApiUnreachable):
+            log.warning("to be tried again: %s", error)
+            kind, told = type(error).__name__, isinstance(error, ApiError) and count >= TOLD_AFTER
+        else:
+            log.error("to be tried again", exc_info=error)
+            kind, told = "Unforeseen", True
         RECONCILE_ERRORS.labels(kind).inc()
-        count = self.errors.get(key, 0)
-        self.errors[key] = count + 1
-        self.queue.add_later(key, min(FIRST_PAUSE * 2**count, LONGEST_PAUSE))
+        self.queue.add_later(key, min(FIRST_PAUSE * 2 ** (count - 1), LONGEST_PAUSE))
+        if told:
+            await self.tell(key, error)
+
+    async def tell(self, key: Key, error: Exception) -> None:
+        try:
+            await self.reconcile.tell_unforeseen(key, error, self.logs)
+        except (ApiError, ApiUnreachable) as unwritten:
+            log.warning("its status can't tell so: %s", unwritten)
+        except Exception:
+            log.exception("its status can't tell so")
 
 
 def main(settings: Settings) -> None:

@@ -59,6 +59,11 @@ class Settings:
     """Least level that is logged."""
     pods: PodSettings = field(default_factory=lambda: PodSettings(attempts=MAX_ATTEMPTS))
 
+    @property
+    def logs(self) -> str:
+        """The command that shows the operator's log; its Deployment and its Lease have one name."""
+        return f"kubectl -n {self.own_namespace} logs deployment/{self.lease_name}"
+
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """ValueError with the variable's name for a value of the wrong type."""

@@ -15,6 +15,7 @@ SPEC_UNUSABLE = "SpecUnusable"
 NAME_TAKEN = "NameTaken"
 QUOTA_EXCEEDED = "QuotaExceeded"
 REFUSED = "Refused"
+OPERATOR_FAILED = "OperatorFailed"
 
 # A stage
 STARTED = "Started"

@@ -7,6 +7,7 @@ from finetune_jobs.contract import Failure
 from finetune_operator.api.status import Condition, Status
 from finetune_operator.lifecycle.conditions import Line, dated
 from finetune_operator.lifecycle.reasons import SPEC_UNUSABLE
+from finetune_operator.lifecycle.unforeseen import without_unforeseen
 
 MOST_TOLD = 10
 LONGEST_TOLD = 500
@@ -29,7 +30,7 @@ def shortened(problems: Iterable[str]) -> Iterable[str]:
 def unusable(status: Status, generation: int, problem: Failure, now: datetime) -> Status:
     """The status with the problem told, and nothing that was recorded lost."""
     message = f"{problem.message} {problem.cure}"
-    known = {condition.type: condition for condition in status.conditions}
+    known = {condition.type: condition for condition in without_unforeseen(status.conditions)}
     told: dict[str, Condition] = {
         line.type: dated(line, known.get(line.type), generation, now)
         for line in (
