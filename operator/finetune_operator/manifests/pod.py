@@ -90,10 +90,11 @@ def claims(given: Surroundings, planned: PlannedStage) -> list[str]:
 
 
 def token_ref(planned: PlannedStage) -> Manifest | None:
+    """The Secret's key with the token of the stage's own source."""
     for source in sources(planned):
-        hub = source.hugging_face
-        if hub is not None and hub.token_secret_ref is not None:
-            return {"name": hub.token_secret_ref.name, "key": hub.token_secret_ref.key}
+        for origin in (source.hugging_face, source.git):
+            if origin is not None and origin.token_secret_ref is not None:
+                return {"name": origin.token_secret_ref.name, "key": origin.token_secret_ref.key}
     return None
 
 

