@@ -153,6 +153,34 @@ def test_a_quota_of_no_jobs_is_told_and_waited_out(cluster, stays):
     cluster.wait(QUOTA, "poor")
 
 
+def test_a_quota_of_no_deployments_leaves_the_demo_pending_until_it_is_raised(cluster, stays):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "shut", "namespace": QUOTA},
+             "spec": {"hard": {"count/deployments.apps": "0"}}}  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
+    wait_for(lambda: cluster.get("resourcequota", "shut", "-n", QUOTA).get("status", {}).get("hard"))
+    cluster.submit(QUOTA, "unseen")
+    demo = wait_for(lambda: refused_demo(cluster, QUOTA, "unseen"))
+    assert demo["reason"] == "QuotaExceeded"
+    assert "Raise the ResourceQuota" in demo["message"]
+    cluster.kubectl("-n", QUOTA, "delete", "resourcequota", "shut")
+    cluster.wait(QUOTA, "unseen")
+
+
+def test_an_ingress_that_the_api_server_refuses_leaves_the_demo_pending_until_it_is_corrected(cluster, stays):
+    cluster.submit(LIFE, "barred", demo={"ingress": {"host": "a.example.com", "annotations": {"no key": "x"}}})
+    demo = wait_for(lambda: refused_demo(cluster, LIFE, "barred"))
+    assert demo["reason"] == "Refused"
+    assert "no key" in demo["message"]
+    cluster.edit(LIFE, "barred", demo={"ingress": {"annotations": None}})
+    cluster.wait(LIFE, "barred")
+
+
+def refused_demo(cluster, namespace, name):
+    """The demo's stage, once it waits and says why."""
+    stages = cluster.status(namespace, name).get("stages", ())
+    return next((s for s in stages if s["name"] == "demo" and s["state"] == "Pending" and s.get("message")), None)
+
+
 @pytest.mark.parametrize("forged", [
     {"stages": [{"name": "train", "state": "Running", "digest": "zzz", "attempts": 7}], "observedGeneration": 99},
     {"stages": None, "conditions": None},

@@ -190,7 +190,7 @@ class Hands:
             self.cache.put(kind, await self.api.merge(kind, self.namespace, name, patch))
         except ApiError as error:
             if error.status not in {NOT_FOUND, CONFLICT}:
-                raise
+                raise explained(error, kind, {"metadata": {"name": name}}) from error
 
     async def drop_demo(self) -> None:
         own = self.own()

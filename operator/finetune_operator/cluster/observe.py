@@ -142,6 +142,7 @@ def served(cache: Cache, key: Key, own: Mapping[tuple[str, str], Child], given: 
         replicas=pods.replicas,
         pods=cache.demo_pods(key),
         name=name,
+        trouble=pods.trouble,
     )
 
 

@@ -42,10 +42,11 @@ class Reconciler:
         look = await observe(self.cache, self.api, self.outlines, key)
         decision = await self.act(look)
         await self.write(look, decision)
-        if decision.verify_demo and look.given is not None:
-            await self.verify(look, look.given)
-        if decision.look_again_after is not None:
-            self.queue.add_later(key, decision.look_again_after)
+        again = decision.look_again_after
+        if decision.verify_demo and look.given is not None and not await self.verify(look, look.given):
+            again = again or LOOK_AGAIN
+        if again is not None:
+            self.queue.add_later(key, again)
 
     async def act(self, look: Look) -> Decision:
         """Decide and carry it out; where the API server refuses, the decision that tells so."""
@@ -69,12 +70,14 @@ class Reconciler:
                 self.cache.reserved.pop(work, None)
         return decision
 
-    async def verify(self, look: Look, given: Surroundings) -> None:
-        """Put right what was edited while no operator ran; a refusal shows in the next pass."""
+    async def verify(self, look: Look, given: Surroundings) -> bool:
+        """Put right what was edited while no operator ran; False where the API server refuses that."""
         try:
             await Hands(self.api, self.cache, look, given).verify_demo()
         except Refused as refused:
             log.warning("%s", refused)
+            return False
+        return True
 
     def reserve(self, look: Look, decision: Decision) -> list[Work]:
         """Keep other jobs from starting the same until the Job is in the cache; no await lies since `observe`."""

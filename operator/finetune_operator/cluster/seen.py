@@ -17,6 +17,8 @@ Body = Mapping[str, Any]
 
 LIMITS = ("parallelism", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 """Fields of a Job's spec that may be edited by hand."""
+LONGEST_TROUBLE = 300
+"""Characters of what a Deployment says of pods that it can't make."""
 SPEC_METADATA = ("name", "namespace", "uid")
 
 
@@ -64,6 +66,8 @@ class DemoPods:
     available: int
     settled: bool
     """The newest revision alone stands, all of it answering."""
+    trouble: str
+    """Why it can't make its pods, such as a quota."""
 
 
 def parent_key(body: Body) -> Key | None:
@@ -181,4 +185,6 @@ def demo_of(body: Body) -> DemoPods:
     seen = (status.get("observedGeneration") or 0) >= (meta.get("generation") or 0)
     alone = (status.get("updatedReplicas") or 0) == wanted == (status.get("replicas") or 0)
     revision = (meta.get("labels") or {}).get(DIGEST_LABEL, "")
-    return DemoPods(revision, wanted, available, settled=seen and alone and available >= wanted)
+    refused = (c for c in status.get("conditions") or () if c["type"] == "ReplicaFailure" and c["status"] == "True")
+    trouble = next((str(condition.get("message", ""))[:LONGEST_TROUBLE] for condition in refused), "")
+    return DemoPods(revision, wanted, available, seen and alone and available >= wanted, trouble)

@@ -5,7 +5,7 @@ programs that died without a word: then the termination message is the end of th
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -193,7 +193,7 @@ NOT_CREATED = Row(
     "",
     "",
     PODS_NOT_CREATED,
-    "The stage's Job has made no pod.",
+    "No pod is made for the stage.",
     "See `kubectl describe {job}`: a quota or an admission rule forbids its pods.",
 )
 
@@ -236,9 +236,12 @@ def explain_wait(job: StageJob) -> Failure | None:
 
 
 def explain_demo(served: Served, digest: str, now: datetime) -> Failure | None:
-    """Why a pod of the demo does not answer, where that is worth telling."""
+    """Why the demo does not answer, where that is worth telling."""
+    as_job = StageJob(served.name, "", Stage.DEMO.value, digest, "", now)
+    if served.trouble:
+        return found(NOT_CREATED, as_job, served.trouble)
     for pod in served.pods:
-        as_job = StageJob(served.name, "", Stage.DEMO.value, digest, "", now, pods=(pod,))
+        as_job = replace(as_job, pods=(pod,))
         failure = explain_end(as_job, pod) if pod.waits == CRASHES else explain_wait(as_job)
         if failure is not None:
             return failure

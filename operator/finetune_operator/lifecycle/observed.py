@@ -93,6 +93,8 @@ class Served:
     """Those that there are, of any revision."""
     name: str = ""
     """Of its Deployment."""
+    trouble: str = ""
+    """Why the Deployment can't make its pods."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ def move(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
     as_said = moved and not seen.served.stale
     requests = () if seen.requests else (Want(Make.REQUESTS),)
     apply = requests if as_said else (*requests, Want(Make.DEMO, Stage.DEMO))
+    if apply and seen.refusal is not None:
+        return Demo(base.model_copy(update={"state": StageState.PENDING, **told(seen.refusal)}))
     status = served(seen, base, now, open_=as_said and seen.served.available)
     return Demo(status, apply, verify=as_said and seen.served.unverified)
 

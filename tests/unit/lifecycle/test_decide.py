@@ -207,6 +207,27 @@ def test_a_demo_whose_pod_does_not_answer_says_why(pod, reason, message):
     assert message in condition.message
 
 
+def test_a_demo_whose_pods_are_refused_says_why():
+    seen = look(**ALL_DONE)
+    served = Served(seen.plan.of(Stage.DEMO).digest, stale=False, name="react-demo", trouble="exceeded quota: none")
+    demo = decide(replace(seen, served=served), NOW).status.stages[-1]
+    assert (demo.state, demo.reason) == ("Running", "PodsNotCreated")
+    assert "It said: exceeded quota: none See `kubectl describe deployment/react-demo`" in demo.message
+
+
+REFUSAL = Failure(reason="QuotaExceeded", message="No.", cure="Raise it.")
+
+
+@pytest.mark.parametrize("served", [Served(), OLD], ids=["first", "next"])
+def test_a_demo_that_is_refused_is_pending_and_tried_again_later_as_a_stage_is(served):
+    refused = decide(replace(look(**ALL_DONE), served=served, refusal=REFUSAL), NOW)
+    demo = refused.status.stages[-1]
+    assert (demo.state, demo.reason, demo.message) == ("Pending", "QuotaExceeded", "No. Raise it.")
+    assert (refused.apply, refused.look_again_after) == ((), LOOK_AGAIN)
+    taken = decide(replace(look(**ALL_DONE), served=served, status=refused.status), NOW)
+    assert taken.apply == MOVE
+
+
 def test_a_demo_that_was_applied_is_looked_at_again_by_itself():
     """After a start the operator applies what may stand already, and no watch tells of that."""
     seen = look(**ALL_DONE)
