@@ -103,7 +103,7 @@ class Cache:
         if key is None:
             return set()
         if kind is PODS:
-            self._drop_pod(pods_of(key, body), meta["name"])
+            self._drop_pod(pods_of(key, body), meta["name"], meta["uid"])
         elif kind is JOBS:
             self._drop_job(key, meta["name"], meta["uid"])
         else:
@@ -132,8 +132,10 @@ class Cache:
             del self.jobs[key][name]
             self.pods.pop(uid, None)
 
-    def _drop_pod(self, group: str, name: str) -> None:
-        self.pods[group].pop(name, None)
+    def _drop_pod(self, group: str, name: str, uid: str) -> None:
+        found = self.pods[group].get(name)
+        if found is not None and found.uid == uid:
+            del self.pods[group][name]
         if not self.pods[group]:
             del self.pods[group]
 
@@ -153,6 +155,14 @@ class Cache:
             if owner == uid:
                 pods = self.pods.get(job.uid, {})
                 yield replace(job, pods=tuple(pods.values()))
+
+    def pods_by_key(self) -> Iterator[tuple[Key, str, Pod]]:
+        """Each pod with its FineTuneJob's key and what it is kept by; those of Jobs that are not known are left out."""
+        groups = {demo_group(key): key for key in self.records}
+        groups |= {job.uid: key for key, jobs in self.jobs.items() for _, job in jobs.values()}
+        for group, pods in self.pods.items():
+            if group in groups:
+                yield from ((groups[group], group, pod) for pod in pods.values())
 
     def demo_pods(self, key: Key) -> tuple[Pod, ...]:
         return tuple(self.pods.get(demo_group(key), {}).values())

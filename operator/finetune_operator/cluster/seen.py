@@ -152,6 +152,7 @@ def pod_of(body: Body) -> Pod:
         unschedulable=str(scheduled.get("message", ""))[:300] if scheduled.get("reason") == "Unschedulable" else "",
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
         finished_at=time_of(ended.get("finishedAt")),
+        uid=body["metadata"]["uid"],
     )
 
 

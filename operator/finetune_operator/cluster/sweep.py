@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_operator.cluster.api import NOT_FOUND, Api, ApiError, ApiUnreachable
-from finetune_operator.cluster.cache import Body, Cache
+from finetune_operator.cluster.cache import Body, Cache, demo_group
 from finetune_operator.cluster.health import Health
 from finetune_operator.cluster.kinds import FINE_TUNE_JOBS, JOBS, KINDS, PODS, Kind
 from finetune_operator.cluster.queue import Key, KeyQueue
@@ -14,9 +15,8 @@ from finetune_operator.manifests.names import JOB_LABEL
 
 log = logging.getLogger(__name__)
 
-OTHERS = tuple(kind for kind in KINDS if kind.watched and kind not in (FINE_TUNE_JOBS, PODS))
-"""Pods are forgotten with their Jobs. Of these each sweep compares one, in turn: the lists of a thousand jobs' children
-cost seconds of processor time."""
+OTHERS = tuple(kind for kind in KINDS if kind.watched and kind is not FINE_TUNE_JOBS)
+"""Of these each sweep compares one, in turn: the lists of a thousand jobs' children cost seconds of processor time."""
 AFTER_RELIST = 5.0
 """Seconds after a watch began anew."""
 
@@ -64,9 +64,8 @@ class Sweeper:
         now = self.known(kind)
         for uid in before.keys() - listed:
             if uid in now:
-                key, name = now[uid]
-                log.info("a deletion was never told: %s %s", kind.kind, name)
-                for wanted in self.cache.drop(kind, tombstone(uid, key, name)):
+                log.info("a deletion was never told: %s %s", kind.kind, now[uid]["metadata"]["name"])
+                for wanted in self.cache.drop(kind, now[uid]):
                     self.queue.add(wanted)
         if kind is FINE_TUNE_JOBS and listed <= before.keys() | now.keys():
             self.health.alive()
@@ -74,20 +73,26 @@ class Sweeper:
     def query(self, kind: Kind) -> dict[str, str]:
         return {"labelSelector": kind.selector} if kind.selector else {}
 
-    def known(self, kind: Kind) -> dict[str, tuple[Key, str]]:
-        """What the cache holds of a kind: uid -> the FineTuneJob's key and the object's name."""
+    def known(self, kind: Kind) -> dict[str, Body]:
+        """What the cache holds of a kind, by uid: as much of each object as `Cache.drop` reads."""
+        return {body["metadata"]["uid"]: body for body in self.tombstones(kind)}
+
+    def tombstones(self, kind: Kind) -> Iterator[Body]:
         if kind is FINE_TUNE_JOBS:
-            return {record.uid: (key, key[1]) for key, record in self.cache.records.items()}
-        if kind is JOBS:
-            return {job.uid: (key, name) for key, jobs in self.cache.jobs.items() for name, (_, job) in jobs.items()}
-        return {
-            child.uid: (key, name)
-            for key, children in self.cache.children.items()
-            for (kind_name, name), child in children.items()
-            if kind_name == kind.kind
-        }
+            yield from (tombstone(record.uid, key, key[1]) for key, record in self.cache.records.items())
+        elif kind is JOBS:
+            for key, jobs in self.cache.jobs.items():
+                yield from (tombstone(job.uid, key, name) for name, (_, job) in jobs.items())
+        elif kind is PODS:
+            yield from (tombstone(pod.uid, key, pod.name, group) for key, group, pod in self.cache.pods_by_key())
+        else:
+            for key, children in self.cache.children.items():
+                own = ((name, child) for (kind_name, name), child in children.items() if kind_name == kind.kind)
+                yield from (tombstone(child.uid, key, name) for name, child in own)
 
 
-def tombstone(uid: str, key: Key, name: str) -> Body:
-    """As much of an object as `Cache.drop` reads."""
-    return {"metadata": {"uid": uid, "namespace": key[0], "name": name, "labels": {JOB_LABEL: key[1]}}}
+def tombstone(uid: str, key: Key, name: str, job: str = "") -> Body:
+    """`job` is the uid of a pod's Job."""
+    owner = [{"controller": True, "kind": JOBS.kind, "uid": job}] if job != demo_group(key) else []
+    labels = {JOB_LABEL: key[1]}
+    return {"metadata": {"uid": uid, "namespace": key[0], "name": name, "labels": labels, "ownerReferences": owner}}

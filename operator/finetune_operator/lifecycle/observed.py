@@ -33,6 +33,7 @@ class Pod:
     """The scheduler's message, while it finds no node."""
     disrupted: bool = False
     finished_at: datetime | None = None
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
