@@ -27,7 +27,11 @@ def changed(old: str, new: str) -> str:
 WRONG = [
     ('learningRate: "1e-3"', "learningRate: 2", 'spec.training.learningRate: 2 is a number.*write it in quotes: "2"'),
     ('"1e-3"', '"2"', 'spec.training.learningRate: 2 is no learning rate; write .* such as "2e-4"'),
-    ('"1e-3"', '"fast"', 'spec.training.learningRate: .fast. is not of the right form .*such as "2e-4"'),
+    (
+        '"1e-3"',
+        '"fast"',
+        'spec.training.learningRate: .fast. is not of the right form; write .* "2e-4"',
+    ),
     ('"1e-3"', "2e-4", "spec.training.learningRate: 0.0002 is a number, and strings are expected"),
     (
         "learningRate:",

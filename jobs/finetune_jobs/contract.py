@@ -100,10 +100,10 @@ class Contract(BaseModel):
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
 
-DecimalString = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$")]
+DecimalString = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$", max_length=32)]
 """A number of zero or more, as a string: "2e-4", "0.8"."""
 DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 RelativePath = Annotated[str, StringConstraints(pattern=r"^([^/\x00][^\x00]*)?$", max_length=1024)]
 
 

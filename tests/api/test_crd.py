@@ -30,7 +30,7 @@ def test_what_the_models_refuse_the_api_server_refuses(plane, old, new, expected
 
 CURES = [
     ('"1e-3"', '"2"', 'write a learning rate above 0 and at most "0.1" as a string'),
-    ('"1e-3"', '"fast"', "Highest learning rate as a string"),
+    ('"1e-3"', '"fast"', 'write a number of zero or more as a string, such as "0.1" or "2e-4"'),
     ("{pypi: {", "{git: {url: https://example.com/m}, pypi: {", "exactly one of .* write one and leave the others out"),
     ("name: react}", f"name: {'a' * 41}}}", "write a name of at most 40 characters"),
     ('learningRate: "1e-3"', "nodes: 2", "write storage.accessModes: .ReadWriteMany. or storage.claimName"),
@@ -47,6 +47,17 @@ CURES = [
         '"1e-3"\n  stages: {merge: {resources: {requests: {nvidia.com/gpu: 500m}}}}',
         "devices, such as nvidia.com/gpu, can't be shared; write a whole number",
     ),
+    (
+        "spec:\n",
+        "spec:\n  demo: {tools: [ArxivSearch, a-b]}\n",
+        "tools.1.: .*write letters, digits and '_'",
+    ),
+    (
+        '"1e-3"',
+        '"1e-3"\n  stages: {merge: {resources: {requests: {cpu: many}}}}',
+        r'requests\[cpu\]: .*write a number with a unit or without, such as "500m"',
+    ),
+    ("claimName: react-data", "claimName: React_Data", "claimName: .*write lower-case letters, .* such as react-data"),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'write a fraction between "0" and "1"'),
 ]
 

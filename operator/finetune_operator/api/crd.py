@@ -10,19 +10,19 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from finetune_operator.api.forms import FORMS
 from finetune_operator.api.job import GROUP, KIND, PLURAL, VERSION, FineTuneJob
 from finetune_operator.api.problems import model_in
-from finetune_operator.api.rules import FRACTION_RULE, ROOT_RULES, RULES, VALUE_RULES, Rule
+from finetune_operator.api.rules import FRACTION_RULE, ROOT_RULES, RULES, VALUE_RULES, Rule, matches
 from finetune_operator.api.spec import Fraction, Spec
 from finetune_operator.api.status import Status
 
 Schema = dict[str, Any]
 
-KEPT = ("type", "enum", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "format")
-LONGEST = 1024
-"""maxLength of a string that says none: CEL's cost is estimated from it."""
-MOST_ENTRIES = 64
-
+KEPT = (
+    "type", "enum", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "format",
+)  # fmt: skip
+VALIDATIONS = "x-kubernetes-validations"
 COLUMNS = (
     ("Stage", "string", ".status.stage", 0),
     ("Progress", "string", ".status.progress", 0),
@@ -74,7 +74,7 @@ def root_schema() -> Schema:
             "spec": object_schema(Spec),
             "status": object_schema(Status),
         },
-        "x-kubernetes-validations": validations(ROOT_RULES),
+        VALIDATIONS: validations(ROOT_RULES),
     }
 
 
@@ -94,50 +94,40 @@ def object_schema(model: type[BaseModel]) -> Schema:
         schema["required"] = required
     rules = tuple(rule for owner, found in RULES.items() if issubclass(model, owner) for rule in found)
     if rules:
-        schema["x-kubernetes-validations"] = validations(rules)
+        schema[VALIDATIONS] = validations(rules)
     return schema
 
 
 def field_schema(model: type[BaseModel], name: str, field: FieldInfo, own: Schema) -> Schema:
-    inner = model_in(field.annotation)
     shape = resolved(own["properties"][field.alias or name], own)
-    schema = array_of(shape, inner, own) if shape.get("type") == "array" else value_schema(shape, inner, own)
-    rules = pattern_rules(shape, field) + value_rules(model, name, field)
-    if rules:
-        schema["x-kubernetes-validations"] = validations(rules)
-    return schema | {"description": field.description or ""}
-
-
-def array_of(shape: Schema, inner: type[BaseModel] | None, own: Schema) -> Schema:
-    items = value_schema(resolved(shape["items"], own), inner, own)
-    if "pattern" in shape["items"]:
-        items["pattern"] = shape["items"]["pattern"]
-    return {"maxItems": MOST_ENTRIES} | {key: shape[key] for key in KEPT if key in shape} | {"items": items}
+    schema = value_schema(shape, model_in(field.annotation), own)
+    rules = schema.pop(VALIDATIONS, []) + validations(value_rules(model, name, field))
+    return schema | ({VALIDATIONS: rules} if rules else {}) | {"description": field.description or ""}
 
 
 def value_schema(shape: Schema, inner: type[BaseModel] | None, own: Schema) -> Schema:
+    """Of a field, an item of a list or a value of a map; `inner` is the model that it holds."""
+    schema = {key: shape[key] for key in KEPT if key in shape}
+    if shape.get("type") == "array":
+        return schema | {"items": value_schema(resolved(shape["items"], own), inner, own)}
     if inner is not None:
         return object_schema(inner)
     if shape.get("type") == "object":
-        return map_schema(shape, own)
-    schema = {key: shape[key] for key in KEPT if key in shape}
+        return schema | map_schema(shape, own)
     if "const" in shape:
         schema["enum"] = [shape["const"]]
-    if schema.get("type") == "string" and "enum" not in schema:
-        schema.setdefault("maxLength", LONGEST)
     if "enum" in schema:
         schema.pop("maxLength", None)
+    if "pattern" in shape:
+        schema[VALIDATIONS] = validations((Rule(matches(shape["pattern"]), FORMS[shape["pattern"]]),))
     return schema
 
 
 def map_schema(shape: Schema, own: Schema) -> Schema:
     values = shape.get("additionalProperties")
     if not isinstance(values, dict):
-        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    inner = value_schema(resolved(values, own), None, own)
-    if "pattern" in values:
-        inner["pattern"] = values["pattern"]
-    return {"type": "object", "maxProperties": MOST_ENTRIES, "additionalProperties": inner}
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    return {"additionalProperties": value_schema(resolved(values, own), None, own)}
 
 
 def resolved(shape: Schema, own: Schema) -> Schema:
@@ -146,13 +136,6 @@ def resolved(shape: Schema, own: Schema) -> Schema:
     if "$ref" in shape:
         return own["$defs"][shape["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
     return shape
-
-
-def pattern_rules(shape: Schema, field: FieldInfo) -> tuple[Rule, ...]:
-    if "pattern" not in shape:
-        return ()
-    pattern = shape["pattern"].replace("\\", "\\\\").replace("'", "\\'")
-    return (Rule(f"self.matches('{pattern}')", f"this is not of the right form: {field.description}"),)
 
 
 def value_rules(model: type[BaseModel], name: str, field: FieldInfo) -> tuple[Rule, ...]:

@@ -1,10 +1,11 @@
 """The resource itself: ``finetune.dev/v1alpha1``, kind FineTuneJob."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from finetune_operator.api.forms import NAME_LENGTH, JobName
 from finetune_operator.api.spec import Spec
 
 GROUP = "finetune.dev"
@@ -12,8 +13,6 @@ VERSION = "v1alpha1"
 KIND = "FineTuneJob"
 PLURAL = "finetunejobs"
 API_VERSION = f"{GROUP}/{VERSION}"
-NAME_LENGTH = 40
-"""Longest name: `<job>-<stage>-<digest>` must stay a DNS label of 63."""
 
 
 class Metadata(BaseModel):
@@ -21,9 +20,7 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, alias_generator=to_camel)
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=NAME_LENGTH)] = Field(
-        description=f"Lower-case letters, digits and hyphens, at most {NAME_LENGTH}."
-    )
+    name: JobName = Field(description=f"Lower-case letters, digits and hyphens, at most {NAME_LENGTH}.")
     namespace: str = "default"
 
 

@@ -1,14 +1,12 @@
 """What a user writes of the stages' pods: resources, where they run, environment. Read by manifests/pod.py."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from finetune_jobs.contract import Contract, DnsName, Stage
-
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$", max_length=32)]
-"""A Kubernetes quantity as a string: "500m", "24Gi"."""
+from finetune_operator.api.forms import LabelValue, Quantity, VariableName
 
 
 class Toleration(Contract):
@@ -20,7 +18,9 @@ class Toleration(Contract):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Effect to accept; empty accepts all."
     )
-    toleration_seconds: int | None = Field(default=None, ge=0, description="How long NoExecute is tolerated.")
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, le=2_147_483_647, description="How long NoExecute is tolerated."
+    )
 
 
 class SecretKey(Contract):
@@ -39,9 +39,7 @@ class SecretEnv(Contract):
 class EnvVar(Contract):
     """An environment variable of the stage's pod."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253)] = Field(
-        description="Name of the variable."
-    )
+    name: VariableName = Field(description="Name of the variable.")
     value: str | None = Field(default=None, max_length=32768, description="Its value.")
     value_from: SecretEnv | None = Field(default=None, description="Take the value from a Secret.")
 
@@ -59,8 +57,12 @@ WHOLE_DEVICES = 'devices, such as nvidia.com/gpu, can\'t be shared; write a whol
 class Resources(Contract):
     """Processor, memory and devices of a pod."""
 
-    requests: dict[str, Quantity] = Field(default_factory=dict, description='Reserved, such as cpu: "4".')
-    limits: dict[str, Quantity] = Field(default_factory=dict, description='Never exceeded, such as memory: "24Gi".')
+    requests: dict[str, Quantity] = Field(
+        default_factory=dict, max_length=64, description='Reserved, such as cpu: "4".'
+    )
+    limits: dict[str, Quantity] = Field(
+        default_factory=dict, max_length=64, description='Never exceeded, such as memory: "24Gi".'
+    )
 
     @model_validator(mode="after")
     def _whole_devices(self) -> Self:
@@ -74,7 +76,9 @@ class StageSettings(Contract):
     """Where and how one stage's pod runs."""
 
     resources: Resources | None = Field(default=None, description="Processor, memory and devices.")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that the node must have.")
+    node_selector: dict[str, LabelValue] = Field(
+        default_factory=dict, max_length=64, description="Labels that the node must have."
+    )
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=50, description="Taints that are accepted.")
     env: tuple[EnvVar, ...] = Field(default=(), max_length=100, description="Environment variables.")
 

@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from finetune_operator.api.forms import FORMS
+
 
 class SpecError(Exception):
     """A job that can't be taken; `problems` are sentences, one each."""
@@ -62,13 +64,17 @@ def not_a_string(detail: ErrorDetails, _: type[BaseModel]) -> str | None:
     return f'{given} is a number, and strings are expected here; write it in quotes: "{given}"'
 
 
+def form(detail: ErrorDetails) -> str:
+    return FORMS[detail["ctx"]["pattern"]]
+
+
 SENTENCES: dict[str, Callable[[ErrorDetails, type[BaseModel]], str | None]] = {
     "extra_forbidden": unknown_field,
     "missing": lambda detail, root: f"is required{described(root, detail['loc'])}",
     "enum": unknown_name,
     "literal_error": unknown_name,
     "string_type": not_a_string,
-    "string_pattern_mismatch": lambda d, root: f"{d['input']!r} is not of the right form{described(root, d['loc'])}",
+    "string_pattern_mismatch": lambda d, _: f"{d['input']!r} is not of the right form; {form(d)}",
     "int_type": lambda d, _: f"{d['input']!r} is not a whole number; write it without quotes and without a fraction",
     "bool_type": lambda d, _: f"{d['input']!r} is neither true nor false; write one of them",
 }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from finetune_jobs.contract import GitSource, Source
-from finetune_operator.api.job import NAME_LENGTH
+from finetune_jobs.contract import DecimalString, GitSource, Source
+from finetune_operator.api.forms import FORMS, NAME_LENGTH, JobName, pattern_of
 from finetune_operator.api.pods import WHOLE, WHOLE_DEVICES, EnvVar, Resources
 from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, Evaluation, Spec, Storage, Training
 
@@ -26,6 +26,11 @@ CONFIGS_OWN = tuple(map(to_camel, CONFIG_SAYS))
 
 def count(*fields: str) -> str:
     return f"[{', '.join(f'has(self.{field})' for field in fields)}].filter(given, given).size()"
+
+
+def matches(pattern: str, text: str = "self") -> str:
+    escaped = pattern.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{text}.matches('{escaped}')"
 
 
 RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
@@ -119,10 +124,7 @@ ROOT_RULES = (
         f"size(self.metadata.name) <= {NAME_LENGTH}",
         f"write a name of at most {NAME_LENGTH} characters: the names of the stages' Jobs are made from it",
     ),
-    Rule(
-        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-        "write a name of lower-case letters, digits and hyphens, without dots",
-    ),
+    Rule(matches(pattern_of(JobName), "self.metadata.name"), FORMS[pattern_of(JobName)]),
     Rule(
         f"!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.size() == 0 || {SAME_WORKSPACE}",
         "a stage has written to this workspace, so storage stays as it is (but for size and reclaimPolicy); "
@@ -131,15 +133,20 @@ ROOT_RULES = (
 )
 """Over the whole object; the last one speaks of a change."""
 
+NO_NUMBER = f"!{matches(pattern_of(DecimalString))}"
+"""Then the rule of its form speaks, and a conversion would only add an error of its own."""
+
 VALUE_RULES: dict[tuple[type[BaseModel], str], Rule] = {
     (GitSource, "url"): Rule(
         "!self.matches('^[a-z]+://[^/@]*:[^/@]*@')",
         "a URL with a password would stand in plain sight; write the token into a Secret and name it by tokenSecretRef",
     ),
     (Training, "learning_rate"): Rule(
-        "double(self) > 0.0 && double(self) <= 0.1",
+        f"{NO_NUMBER} || double(self) > 0.0 && double(self) <= 0.1",
         'write a learning rate above 0 and at most "0.1" as a string, such as "2e-4"',
     ),
 }
-FRACTION_RULE = Rule("double(self) <= 1.0", 'write a fraction between "0" and "1" as a string, such as "0.8"')
+FRACTION_RULE = Rule(
+    f"{NO_NUMBER} || double(self) <= 1.0", 'write a fraction between "0" and "1" as a string, such as "0.8"'
+)
 """Of every field of type Fraction."""

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 from pydantic.alias_generators import to_camel
 
 from finetune_jobs.contract import PROMPT_SETS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source
-from finetune_operator.api.pods import ImagePullSecret, Quantity, Stages
+from finetune_operator.api.forms import Quantity, ShardSize, ToolName
+from finetune_operator.api.pods import ImagePullSecret, Stages
 from finetune_operator.api.problems import nearest
 from finetune_operator.api.templates import SPELLINGS
 
@@ -195,9 +196,7 @@ class Merge(Contract):
         description="What the adapter is added to: original, the model's own weights; nf4, the 4-bit values that QLoRA "
         "trained it beside, which small models need to keep all that they learned.",
     )
-    max_shard_size: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(MB|GB)$")] = Field(
-        default="4GB", description='Largest weight file, such as "4GB".'
-    )
+    max_shard_size: ShardSize = Field(default="4GB", description='Largest weight file, such as "4GB".')
 
 
 class Evaluation(Contract):
@@ -236,8 +235,9 @@ class Ingress(Contract):
     host: DnsName = Field(description="Host name of the demo, such as agent.example.com.")
     class_name: DnsName | None = Field(default=None, description="IngressClass; empty takes the cluster's default.")
     tls: IngressTls | None = Field(default=None, description="Serve the host by https.")
-    annotations: dict[str, str] = Field(
+    annotations: dict[str, Annotated[str, StringConstraints(max_length=1024)]] = Field(
         default_factory=dict,
+        max_length=64,
         description="For the ingress controller: how users log in, body sizes, who issues the certificate.",
     )
 
@@ -265,7 +265,7 @@ class Demo(Contract):
     replicas: int = Field(default=1, ge=0, le=100, description="Pods that serve the page.")
     gpus: int = Field(default=0, ge=0, le=64, description="GPUs a demo pod; 0 serves from the CPU.")
     compare_with_base: bool = Field(default=True, description="Show the base model's answer beside the tuned one's.")
-    tools: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)], ...] = Field(
+    tools: tuple[ToolName, ...] = Field(
         default=("ArxivSearch",), min_length=1, max_length=20, description="Lagent's actions that the page offers."
     )
     ingress: Ingress | None = Field(default=None, description="Open the page by an Ingress.")
