@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -40,13 +41,18 @@ class ApiUnreachable(Exception):
     """No answer from the API server."""
 
 
+def by_service_account() -> bool:
+    """Whether the pod's account logs in: somebody who has set KUBECONFIG means that."""
+    return not os.environ.get("KUBECONFIG") and IN_CLUSTER.exists()
+
+
 async def connect(settings: Settings) -> "Api":
-    """By the pod's service account, else by KUBECONFIG."""
+    """By KUBECONFIG where it is set, else by the pod's service account, else by ~/.kube/config."""
     configuration = Configuration()
-    if IN_CLUSTER.exists():  # noqa: ASYNC240 - once, at the start
+    if by_service_account():
         load_incluster_config(client_configuration=configuration)
     else:
-        await load_kube_config(client_configuration=configuration)
+        await load_kube_config(os.environ.get("KUBECONFIG") or None, client_configuration=configuration)
     configuration.connection_pool_maxsize = 2 * settings.workers
     # Else aiohttp reads a .netrc and the proxies anew for every call, in a thread; the API server's proxy is
     # the configuration's own.

@@ -16,6 +16,7 @@ from kopf._cogs.clients import errors, watching
 from kopf._cogs.structs.references import NamespaceName, Resource
 from kopf._core.engines.peering import Identity
 
+from finetune_operator.cluster.api import by_service_account
 from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.health import Health
 from finetune_operator.cluster.kinds import FINE_TUNE_JOBS, KINDS, Kind
@@ -125,7 +126,7 @@ class Watches:
 
 
 async def log_in(**how: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**how) or kopf.login_with_kubeconfig(**how)
+    return kopf.login_with_service_account(**how) if by_service_account() else kopf.login_with_kubeconfig(**how)
 
 
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:

@@ -22,7 +22,7 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
     pod["terminationGracePeriodSeconds"] = 30  # it has nothing to save
     served = pod["containers"][0]
     served["ports"] = [{"name": "http", "containerPort": port}]
-    served["readinessProbe"] = {"httpGet": {"path": HEALTH_PATH, "port": "http"}, "periodSeconds": 2}
+    served |= probes()
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -34,6 +34,16 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {"metadata": {"labels": labels(job.metadata.name, Stage.DEMO, planned.digest)}, "spec": pod},
         },
+    }
+
+
+def probes() -> Manifest:
+    """An hour to start, for weights come from wherever they lie; then ten minutes of silence, for answers take long."""
+    asked = {"httpGet": {"path": HEALTH_PATH, "port": "http"}}
+    return {
+        "startupProbe": asked | {"periodSeconds": 2, "failureThreshold": 1800},
+        "readinessProbe": asked | {"periodSeconds": 2},
+        "livenessProbe": asked | {"periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 20},
     }
 
 

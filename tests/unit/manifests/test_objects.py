@@ -203,6 +203,16 @@ def test_requests_are_named_by_their_content():
     assert names[0] == names[1] != names[2]
 
 
+def test_a_demo_that_hangs_is_started_again_and_one_that_loads_is_not():
+    made = given()
+    served = container(demo_objects(made, made.plan.of(Stage.DEMO))[0])
+    probes = {name: served[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
+    patience = {name: p["periodSeconds"] * p.get("failureThreshold", 3) for name, p in probes.items()}
+    assert {p["httpGet"]["path"] for p in probes.values()} == {"/_stcore/health"}
+    assert patience["startup"] >= 3600
+    assert patience["liveness"] >= 600
+
+
 DOORS = [
     ("  demo: {ingress: {host: a.example.com}}\n", ["Deployment", "Service", "Ingress"], "http://a.example.com"),
     ("  demo: {ingress: {host: a.example.com, tls: {secretName: t}}}\n", ["Deployment", "Service", "Ingress"],
