@@ -6,6 +6,7 @@ import pytest
 from tests.unit.lifecycle.looks import NOW, UP_TO_TRAIN, look, outcome
 
 from finetune_jobs.contract import Failure, Stage, State
+from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle.decide import decide
 from finetune_operator.lifecycle.machine import ROWS
 from finetune_operator.lifecycle.observed import Make, Observed, Peer, Pod, Want
@@ -30,6 +31,14 @@ def ended(state: State) -> Observed:
 
 def beside(peer: Peer) -> Observed:
     return replace(look(**UP_TO_TRAIN), peers={Stage.TRAIN: (peer,)})
+
+
+def recorded(seen: Observed, state: str) -> Observed:
+    """The look with the training's state in status, as the pass before has left it."""
+    if any(stage.name is Stage.TRAIN for stage in seen.status.stages):
+        return seen
+    train = StageStatus(name=Stage.TRAIN, state=StageState(state), digest=seen.plan.of(Stage.TRAIN).digest, attempts=1)
+    return replace(seen, status=seen.status.model_copy(update={"stages": (*seen.status.stages, train)}))
 
 
 REFUSAL = Failure(reason="QuotaExceeded", message="No.", cure="Raise it.")
@@ -67,7 +76,8 @@ def test_every_row_has_its_case():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.before}: {row.seen}")
 def test_a_row(row):
     seen, made, suspend, removed = CASES[row.before, row.seen]
-    decision = decide(seen, NOW)
+    decision = decide(recorded(seen, row.before), NOW)
+    assert next(s.state for s in recorded(seen, row.before).status.stages if s.name is Stage.TRAIN) == row.before
     state = next(s.state for s in decision.status.stages if s.name is Stage.TRAIN)
     # A failed stage whose Job is gone already is started in the same pass in which the edit is seen.
     assert state == ("Running" if row.before == "Failed" and made else row.after)
