@@ -1,6 +1,7 @@
 """What pydantic takes the API server takes, and the other way round; what is taken can be planned, or says why not.
 
-Specs are drawn from the models and bent at random places. FINETUNE_FUZZ says how many (10,000 in `make test-fuzz`).
+Specs are drawn from the CRD's own schema and bent at random places. FINETUNE_FUZZ says how many (10,000 in
+`make test-fuzz`). Each limit of each field is tried at its edge besides.
 """
 
 import json
@@ -12,71 +13,15 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from tests.api.bent import FIELDS, documents, put
+from tests.api.drawn import edges
 from tests.specs import JOB
 
 from finetune_operator.api import SpecError, parse_job
+from finetune_operator.api.pods import Stages
 from finetune_operator.plan import make_plan
 
 COUNT = int(os.environ.get("FINETUNE_FUZZ", "300"))
-NAMES = st.sampled_from(["a", "react-data", "A_b", "", "x" * 254, "-x", "a.b"])
-NUMBERS = st.one_of(st.integers(-2, 100), st.sampled_from([2**31, 2**40, 10**6]))
-RATES = st.sampled_from(["1e-3", "0", "0.1", "0.11", "2", "fast", "1e-400", "-1", "0.8", "1.5", 0.5, 2])
-WEIGHTS = st.sampled_from(["nf4", "none", "original"])
-SIZES = st.sampled_from(["1Gi", "0", "1.5Gi", "10GB", "4GB", "500MB", "", 5])
-VALUES = st.one_of(
-    NAMES,
-    NUMBERS,
-    RATES,
-    SIZES,
-    WEIGHTS,
-    st.booleans(),
-    st.none(),
-    st.just({}),
-    st.just([]),
-    st.lists(NAMES, max_size=3),
-)
-SOURCES = st.fixed_dictionaries(
-    {},
-    optional={
-        "huggingFace": st.fixed_dictionaries({"repo": st.sampled_from(["a/b", "a", "a/b/c"])}),
-        "git": st.fixed_dictionaries({"url": st.sampled_from(["https://example.com/m", "example.com", "ftp://a/b"])}),
-        "volume": st.fixed_dictionaries({"claimName": NAMES}, optional={"path": st.sampled_from(["a/b", "/a", ""])}),
-        "pypi": st.fixed_dictionaries({"requirement": st.sampled_from(["a==1", "a", "a>=1"])}),
-        "sha256": st.sampled_from(["0" * 64, "0" * 63, "g" * 64]),
-    },
-)
-PARTS = {
-    "model": SOURCES,
-    "adapter": SOURCES,
-    "training": st.dictionaries(
-        st.sampled_from(["recipe", "epochs", "maxLength", "batchSize", "gradientAccumulation", "learningRate", "gpus",
-                         "warmupRatio", "lora", "quantization", "deepspeed", "nodes", "seed", "fast", "fp8",
-                         "checkpoint"]),
-        VALUES, max_size=4),
-    "storage": st.dictionaries(
-        st.sampled_from(["claimName", "size", "accessModes", "reclaimPolicy"]), VALUES, max_size=3),
-    "evaluation": st.dictionaries(
-        st.sampled_from(["enabled", "prompts", "minimumValidCalls", "turns", "maxNewTokens"]), VALUES, max_size=3),
-    "demo": st.dictionaries(
-        st.sampled_from(["enabled", "title", "replicas", "gpus", "tools", "ingress", "httpRoute"]), VALUES, max_size=3),
-    "merge": st.dictionaries(st.sampled_from(["dtype", "baseWeights", "maxShardSize"]), VALUES, max_size=2),
-    "suspend": VALUES,
-    "ttlSecondsAfterFinished": VALUES,
-    "queueName": VALUES,
-    "unknown": VALUES,
-}  # fmt: skip
-
-
-@st.composite
-def documents(draw):
-    """The good job with up to three of its parts drawn anew."""
-    document = yaml.safe_load(JOB)
-    for name in draw(st.lists(st.sampled_from(sorted(PARTS)), max_size=3, unique=True)):
-        document["spec"][name] = draw(PARTS[name])
-    if "adapter" in document["spec"] and draw(st.booleans()):
-        del document["spec"]["dataset"], document["spec"]["training"]
-    return document
 
 
 class Server:
@@ -107,16 +52,45 @@ def server(plane):
     return Server(plane)
 
 
-@settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(document=documents())
-def test_both_take_and_refuse_the_same(server, document):
+def judged(server, document):
+    """The job where both take it; None where both refuse it. Anything else is a disagreement."""
     try:
         job, said = parse_job(document), None
     except SpecError as error:
         job, said = None, str(error)
     refusal = server.refusal(document)
     assert (said is None) == (refusal is None), (document["spec"], said, refusal)
-    if job is None:
-        assert refusal
-        return
-    make_plan(job, {})
+    assert job is not None or refusal
+    return job
+
+
+@settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(document=documents())
+def test_both_take_and_refuse_the_same(server, document):
+    job = judged(server, document)
+    assert job is None or says_what_is_missing(job)
+
+
+def says_what_is_missing(job):
+    """Whether it is planned, or tells that the ConfigMaps that it names are not there."""
+    try:
+        return make_plan(job, {}) is not None
+    except SpecError as error:
+        return "there is no ConfigMap" in str(error)
+
+
+SAME = ("adapter", "dataset", *(f"stages.{stage}" for stage in Stages.model_fields if stage != "train"))
+"""Fields whose like are tried elsewhere."""
+LIMITED = {
+    ".".join(path): schema
+    for path, schema in FIELDS.items()
+    if not ".".join(path).startswith(SAME) and list(edges(schema))
+}
+
+
+@pytest.mark.parametrize("path", LIMITED)
+def test_both_have_the_same_limits(server, path):
+    for value in edges(LIMITED[path]):
+        document = yaml.safe_load(JOB)
+        put(document["spec"], tuple(path.split(".")), value)
+        judged(server, document)

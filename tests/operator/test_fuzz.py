@@ -8,7 +8,7 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.api.test_agreement import documents
+from tests.api.bent import documents
 from tests.operator.conftest import FUZZ, wait_for
 from tests.operator.player import GOOD
 
