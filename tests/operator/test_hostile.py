@@ -198,6 +198,20 @@ def test_a_status_edited_by_a_user_is_written_anew(cluster, player, stays, forge
     assert cluster.status(LIFE, name)["observedGeneration"] == 1
 
 
+def test_a_status_nested_without_end_stalls_nobody(cluster, player, stays):
+    stays["deep"] = {"model"}
+    cluster.submit(LIFE, "deep")
+    cluster.wait_state(LIFE, "deep", "model", "Running")
+    deep = f'{{"a": {"[" * 9000}{"]" * 9000}}}'
+    stage = f'{{"name": "model", "state": "Running", "digest": "zzz", "result": {deep}}}'
+    patch = f'{{"status": {{"stages": [{stage}]}}}}'
+    cluster.kubectl("-n", LIFE, "patch", "ftj", "deep", "--subresource=status", "--type=merge", "-p", patch)
+    digests = ("get", "ftj", "deep", "-n", LIFE, "-o", "jsonpath={.status.stages[*].digest}")
+    wait_for(lambda: "zzz" not in cluster.kubectl(*digests), "the status is written anew")
+    player.end(LIFE, cluster.pods(LIFE, "deep", "model")[0]["metadata"]["name"], Ending())
+    cluster.wait(LIFE, "deep")
+
+
 def test_a_running_jobs_numbers_edited_by_hand_are_put_right(cluster, player, stays):
     """Without pods, or with a time to live, it would stall or lose its result."""
     stays["bent"] = {"model"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from finetune_operator.cluster.watch import watch
 
 log = logging.getLogger(__name__)
 
+NESTING = 12_000
+"""The API server takes JSON that is nested 10,000 deep, Python reads 1,000: one status edited so would end the watch of
+all jobs."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds until a job is looked at again whose pass ended in an error; doubled from the first to the longest."""
@@ -125,5 +129,6 @@ class Worker:
 
 
 def main(settings: Settings) -> None:
+    sys.setrecursionlimit(NESTING)
     with suppress(asyncio.CancelledError):
         asyncio.run(run(settings))
