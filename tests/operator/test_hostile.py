@@ -72,8 +72,8 @@ def test_a_config_with_a_mistake_starts_nothing_until_it_is_corrected(cluster, s
     cluster.wait(LIFE, "own")
 
 
-@pytest.mark.parametrize("rubbish", ["{", "x" * 500_000, '{"step": -1, "totalSteps": "many"}', "[]"],
-                         ids=["cut", "huge", "wrong", "other"])  # fmt: skip
+@pytest.mark.parametrize("rubbish", ["{", "x" * 500_000, '{"step": -1, "totalSteps": "many"}', "[]", "[[1e999, NaN]]"],
+                         ids=["cut", "huge", "wrong", "other", "endless"])  # fmt: skip
 def test_rubbish_for_progress_is_ignored(cluster, player, stays, rubbish):
     name = f"rubbish-{len(rubbish)}"
     stays[name] = {"train"}

@@ -33,6 +33,7 @@ all jobs."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds until a job is looked at again whose pass ended in an error; doubled from the first to the longest."""
+DOUBLINGS = 10
 TOLD_AFTER = 3
 """Passes in a row that the API server has failed, after which the job's status tells of it."""
 
@@ -115,7 +116,7 @@ class Worker:
             log.error("to be tried again", exc_info=error)
             kind, told = "Unforeseen", True
         RECONCILE_ERRORS.labels(kind).inc()
-        self.queue.add_later(key, min(FIRST_PAUSE * 2 ** (count - 1), LONGEST_PAUSE))
+        self.queue.add_later(key, pause_after(count))
         if told:
             await self.tell(key, error)
 
@@ -126,6 +127,11 @@ class Worker:
             log.warning("its status can't tell so: %s", unwritten)
         except Exception:
             log.exception("its status can't tell so")
+
+
+def pause_after(failures: int) -> float:
+    """Seconds; after a day of outage the power alone would be too large for a float."""
+    return min(FIRST_PAUSE * 2.0 ** min(failures - 1, DOUBLINGS), LONGEST_PAUSE)
 
 
 def main(settings: Settings) -> None:

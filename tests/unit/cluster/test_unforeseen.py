@@ -15,7 +15,7 @@ from finetune_operator.cluster.kinds import FINE_TUNE_JOBS
 from finetune_operator.cluster.outline import Outlines
 from finetune_operator.cluster.queue import KeyQueue
 from finetune_operator.cluster.reconcile import Reconciler
-from finetune_operator.cluster.run import Worker
+from finetune_operator.cluster.run import Worker, pause_after
 from finetune_operator.cluster.settings import Settings
 from finetune_operator.cluster.tell import Teller
 
@@ -95,6 +95,10 @@ def test_it_is_tried_again_later_each_time_and_written_once():
     api = OneJob()
     assert passes(api, *[KeyError("steps")] * 7) == [1, 2, 4, 8, 16, 30, 30]
     assert len(api.writes) == 1
+
+
+def test_after_a_day_of_failures_it_is_still_tried_again():
+    assert pause_after(5000) == pause_after(50) == 30
 
 
 def test_a_pass_that_succeeds_takes_it_away():
