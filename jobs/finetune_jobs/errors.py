@@ -11,6 +11,14 @@ to write or do instead.
 
 from finetune_jobs.contract import ExitCode, Failure
 
+FIRST_LINE = 300
+"""Characters."""
+
+
+def first_line(said: object) -> str:
+    """What another program's error says first, cut to a line's length; its class where it says nothing."""
+    return next(iter(str(said).strip().splitlines()), type(said).__name__)[:FIRST_LINE]
+
 
 class StageError(Exception):
     """Base of all foreseen ends of a stage that are not success."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jobs.contract import ADAPTER_FOLDER, MODEL_FOLDER, ExportRequest, ExportResult, Stage
-from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.errors import MachineTrouble, UserMistake, first_line
 from finetune_jobs.room import Room
 from finetune_jobs.sources import fetch
 
@@ -188,10 +188,9 @@ def expected_shapes(base: Path, folder: Path) -> dict[str, tuple[int, ...]]:
             skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
             model = get_peft_model(skeleton, config)
     except (ValueError, TypeError) as error:
-        first = str(error).splitlines()[0]
         raise UserMistake(
             "AdapterUnfit",
-            f"The adapter does not fit the base model: {first}",
+            f"The adapter does not fit the base model: {first_line(error)}",
             "Use the base model that the adapter was trained on (adapter_config.json: base_model_name_or_path).",
         ) from error
     saved = get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from finetune_jobs.dataset.byte_pairs import BytePairs, Different
 from finetune_jobs.dataset.conversation import Conversation, NotUnderstood, Turn
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.errors import UserMistake, first_line
 from finetune_jobs.templates import Template
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     except (OSError, ValueError, ImportError) as error:
         raise UserMistake(
             "TokenizerMissing",
-            f"No tokenizer can be loaded from {folder}: {str(error).splitlines()[0]}",
+            f"No tokenizer can be loaded from {folder}: {first_line(error)}",
             "Use a model source that has its tokenizer's files, tokenizer.json or tokenizer.model among them.",
         ) from None
     bos, eos = special_ids(tokenizer)

@@ -4,7 +4,6 @@ A process of its own that ends with its parent, so that nothing is left behind. 
 On SIGUSR1 it writes to stderr where each of its threads is.
 """
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -16,9 +15,8 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from finetune_jobs.demo.models import shelf
+from finetune_jobs.lifeline import end_with
 
-PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>."""
 PAGE = Path(__file__).with_name("page.py")
 FLAGS = {
     "server.headless": "true",
@@ -40,7 +38,7 @@ once torch is loaded: with it, a model that took 15 s to answer took minutes."""
 
 
 def main(host: str, port: str, parent: str) -> None:
-    end_with(int(parent))
+    end_with(int(parent), signal.SIGTERM)  # elsewhere than on Linux the runner cleans up
     faulthandler.register(signal.SIGUSR1)
     threading.Thread(target=load_once_open, args=(host, port), name="load", daemon=True).start()
     flags = {**FLAGS, "server.address": host, "server.port": port}
@@ -53,14 +51,6 @@ def main(host: str, port: str, parent: str) -> None:
     except SystemExit as end:
         # a model that is writing would abort the interpreter's ordinary end
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
-
-
-def end_with(parent: int) -> None:
-    """Be sent SIGTERM when the parent dies (Linux; elsewhere the runner cleans up)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
-        raise SystemExit(1)
 
 
 def load_once_open(host: str, port: str) -> None:

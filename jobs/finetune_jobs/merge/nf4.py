@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.errors import UserMistake, first_line
 
 BLOCK = 64
 """Elements that share a scale."""
@@ -31,7 +31,7 @@ def quantised_weights(folder: Path) -> set[str]:
     except (ValueError, KeyError, ImportError) as error:
         raise UserMistake(
             "ArchitectureUnknown",
-            f"transformers can't say which of the base model's weights are linear layers: {str(error).splitlines()[0]}",
+            f"transformers can't say which of the base model's weights are linear layers: {first_line(error)}",
             "Leave out spec.merge.baseWeights; the adapter is then added to the weights as they were downloaded.",
         ) from error
     head = model.get_output_embeddings()

@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.errors import UserMistake, first_line
 from finetune_jobs.model.weights import INDEX, SINGLE
 from finetune_jobs.room import Room
 from finetune_jobs.sources.digests import Meter
@@ -57,7 +57,7 @@ def load(file: Path) -> dict[str, Any]:
         ) from None
     except (RuntimeError, EOFError) as error:
         raise UserMistake(
-            "ShardBroken", f"{file.name} can't be read: {str(error).splitlines()[0][:200]}", "Bring this file anew."
+            "ShardBroken", f"{file.name} can't be read: {first_line(error)}", "Bring this file anew."
         ) from None
     return loaded
 

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.errors import UserMistake, first_line
 from finetune_jobs.room import write_atomically
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def load(folder: Path) -> Any:
     except Exception as error:  # noqa: BLE001 (tokenizers raises no narrower one for a broken file)
         raise UserMistake(
             "TokenizerBroken",
-            f"The tokenizer can't be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
+            f"The tokenizer can't be loaded: {type(error).__name__}: {first_line(error)}",
             "Bring the tokenizer's files anew; a tokenizer that needs code of its own can't be used.",
         ) from None
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.errors import UserMistake, first_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -170,7 +170,7 @@ def check_architecture(folder: Path, config: Mapping[str, Any], shards: Shards) 
         raise UserMistake(
             "ArchitectureUnknown",
             f"transformers builds no chat model from config.json (model_type {config['model_type']!r}): "
-            f"{str(error).splitlines()[0][:300]}",
+            f"{first_line(error)}",
             "Use a causal language model that transformers knows without code of the model's own.",
         ) from None
     compare(model, all_tensors(shards))

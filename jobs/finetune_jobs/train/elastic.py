@@ -2,7 +2,7 @@
 
 import runpy
 
-from finetune_jobs.train.lifeline import die_with_parent
+from finetune_jobs.lifeline import die_with_parent
 
 if __name__ == "__main__":
     die_with_parent()

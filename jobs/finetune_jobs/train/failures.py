@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from finetune_jobs.errors import MachineTrouble, StageError, UserMistake
+from finetune_jobs.errors import MachineTrouble, StageError, UserMistake, first_line
 
 
 @dataclass(frozen=True)
@@ -120,5 +120,5 @@ def explain(errors: list[str], output: list[str], *, oom_kills: int = 0) -> Stag
 
 
 def _failure(row: Row, errors: list[str]) -> StageError:
-    said = f" ({errors[0].splitlines()[0][:300]})" if errors else ""
+    said = f" ({first_line(errors[0])})" if errors else ""
     return row.kind(row.reason, row.message.removesuffix(".") + said + ".", row.cure)

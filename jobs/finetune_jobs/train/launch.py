@@ -13,6 +13,7 @@ from pathlib import Path
 
 from finetune_jobs.contract import CONFIG_FILE, ExitCode, Failure
 from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
+from finetune_jobs.lifeline import PARENT_VARIABLE
 from finetune_jobs.train import checkpoints
 from finetune_jobs.train.failures import explain
 from finetune_jobs.train.hardware import Machine
@@ -24,7 +25,6 @@ from finetune_jobs.train.layout import (
     STARTED_FILE,
     WORK_FOLDER,
 )
-from finetune_jobs.train.lifeline import PARENT_VARIABLE
 from finetune_jobs.train.stop import STOP_FILE
 from finetune_jobs.train.world import World
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_jobs.errors import StageError
+from finetune_jobs.lifeline import die_with_parent
 from finetune_jobs.train import stop
-from finetune_jobs.train.layout import FOLDER_VARIABLE, RANKS_FOLDER
-from finetune_jobs.train.lifeline import die_with_parent
+from finetune_jobs.train.layout import RANKS_VARIABLE
 
 DEFAULTS = {
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # DeepSpeed's checkpoints hold more than tensors; these are our own
