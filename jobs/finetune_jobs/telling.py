@@ -25,6 +25,7 @@ from finetune_jobs.contract import (
     PROGRESS_SECONDS_VARIABLE,
     PROGRESS_VARIABLE,
 )
+from finetune_jobs.json_lines import whole_lines
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Teller:
     def curve(self) -> list[tuple[int, float]]:
         """Step and loss, thinned to MOST_POINTS with the last one kept."""
         path = self.folder / CURVE_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = whole_lines(path)
         every = -(-len(lines) // MOST_POINTS) or 1
         kept = lines[::-1][::every][::-1]
         return [(point["step"], point["loss"]) for point in map(json.loads, kept)]

@@ -26,6 +26,7 @@ from finetune_jobs.contract import (
     TrainRequest,
     TrainResult,
 )
+from finetune_jobs.json_lines import whole_lines
 
 HISTOGRAM_FILE = "histogram.png"
 """The dataset stage's picture of conversation lengths."""
@@ -69,7 +70,7 @@ def training_of(folder: Path | None) -> Training | None:
 
 def curve_of(path: Path) -> Iterator[CurvePoint]:
     """Every whole line; one that is cut or broken is left out, since a drawing needs no more."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in whole_lines(path):
         try:
             yield CurvePoint.model_validate_json(line)
         except ValidationError:
@@ -117,8 +118,7 @@ def rate(rates: Rates, field: str) -> float | None:
 def transcripts_of(folder: Path | None) -> list[list[dict[str, Any]]]:
     """One list a question: what each model said to it, in the file's order."""
     path = folder / TRANSCRIPTS_FILE if folder else None
-    lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
-    said = (json.loads(line) for line in lines if line.strip())
+    said = map(json.loads, whole_lines(path) if path else [])
     return [list(group) for _, group in groupby(said, key=itemgetter("question"))]
 
 

@@ -5,6 +5,7 @@ its own thread, and all that ask the model meanwhile are answered in one batch: 
 """
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Protocol
 from finetune_jobs.agent.engine import Sampling
 from finetune_jobs.agent.prompt import Message
 from finetune_jobs.agent.react import Agent, Event
+from finetune_jobs.json_lines import whole_lines
 
 ASIDE = 0.05
 """Seconds between two looks at whether all loops wait for the model."""
@@ -45,10 +47,9 @@ class Remembered:
     def _read(self) -> Iterator[tuple[str, str]]:
         if not self._path.exists():
             return
-        whole, newline, rest = self._path.read_text(encoding="utf-8").rpartition("\n")
-        if rest:  # the line that a kill cut off
-            self._path.write_text(whole + newline, encoding="utf-8")
-        for line in whole.splitlines():
+        lines = whole_lines(self._path)
+        os.truncate(self._path, sum(len(line) + 1 for line in lines))  # the rest is of a line that a kill cut
+        for line in lines:
             key, text = json.loads(line)
             yield key, text
 

@@ -149,7 +149,7 @@ def fetch_commit(checkout: Checkout) -> str:
 def resolve(checkout: Checkout) -> str:
     """The commit of a branch, a tag or a commit's own name."""
     revision = checkout.asked.revision
-    listed = [line.split("\t") for line in checkout.git("ls-remote", "origin").splitlines()]
+    listed = [line.split("\t") for line in checkout.git("ls-remote", "origin").split("\n")[:-1]]
     commits = {name: commit for commit, name in listed}
     for name in (f"refs/tags/{revision}^{{}}", f"refs/tags/{revision}", f"refs/heads/{revision}", revision):
         if name in commits:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_jobs.contract import CurvePoint
+from finetune_jobs.json_lines import whole_lines
 from finetune_jobs.room import write_atomically
 
 POINTS_IN_RESULT = 30
@@ -13,7 +14,7 @@ POINTS_IN_RESULT = 30
 def read(path: Path) -> list[CurvePoint]:
     """Whole lines only: a kill may have cut the last one."""
     points = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in whole_lines(path):
         try:
             points.append(CurvePoint.model_validate_json(line))
         except ValidationError:

@@ -1,5 +1,6 @@
 """What the second page reads: whatever is there, and nothing where nothing was made."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_the_model_card_is_shown_without_its_front_matter(tmp_path: Path, text: 
     (tmp_path / MERGED_FOLDER).mkdir()
     (tmp_path / MERGED_FOLDER / "README.md").write_text(text)
     assert records.model_card_of(tmp_path) == "# Card\n"
+
+
+def test_a_text_with_what_only_looks_like_the_end_of_a_line_is_shown_whole(tmp_path: Path):
+    text = "a\u2028b\u2029c\x85d"
+    line = json.dumps({"model": "base", "question": text, "steps": [{"content": text}]}, ensure_ascii=False)
+    (tmp_path / "transcripts.jsonl").write_text(line + "\n")
+    assert [group[0]["question"] for group in records.transcripts_of(tmp_path)] == [text]
 
 
 def test_transcripts_are_grouped_by_question_and_escaped(tmp_path: Path):

@@ -72,6 +72,25 @@ def test_an_answer_is_asked_for_once_even_by_the_next_run(tmp_path):
     assert (first.batches, second.batches) == ([2], [1])
 
 
+BREAKS = "a\u2028b\u2029c\x85d\x1ce"
+"""Where str.splitlines cuts, and JSON does not."""
+
+
+def test_what_only_looks_like_the_end_of_a_line_is_remembered(tmp_path):
+    kept, again = tmp_path / "answers.jsonl", Model()
+    texts = Remembered(Model(), kept)(asked(BREAKS, "b"))
+    assert Remembered(again, kept)(asked(BREAKS, "b")) == texts
+    assert again.batches == []
+
+
+def test_a_kill_in_the_midst_of_a_letter_is_a_cut_line(tmp_path):
+    kept, again = tmp_path / "answers.jsonl", Model()
+    texts = Remembered(Model(), kept)(asked("a", "\u2028"))
+    kept.write_bytes(kept.read_bytes()[: kept.read_bytes().index("\u2028".encode()) + 1])
+    assert Remembered(again, kept)(asked("a", "\u2028")) == texts
+    assert again.batches == [1]
+
+
 def test_a_line_that_a_kill_cut_off_is_asked_again(tmp_path):
     kept = tmp_path / "answers.jsonl"
     Remembered(Model(), kept)(asked("a", "b"))

@@ -35,6 +35,12 @@ def test_a_line_that_a_kill_cut_is_dropped(tmp_path):
     assert [p.step for p in curve.read(path)] == [1]
 
 
+def test_a_letter_that_a_kill_cut_is_dropped_with_its_line(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    path.write_bytes(point(1).to_json().encode() + b"\n\xe2\x80")
+    assert [p.step for p in curve.read(path)] == [1]
+
+
 def test_no_curve_is_no_points(tmp_path):
     assert curve.read(tmp_path / "none") == []
 
