@@ -1,12 +1,14 @@
 """What a stage program may touch: its own output folder, the results it needs, the mounted volumes."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from uuid import uuid4
+
+from pydantic import ValidationError
 
 from finetune_jobs.contract import PROGRESS_FILE, RESULT_FILE, Progress, Record, Request, Stage
 from finetune_jobs.errors import UserMistake
@@ -27,10 +29,13 @@ def stage_folder(workspace: Path, stage: Stage, digest: str) -> Path:
 
 
 def read_record(workspace: Path, stage: Stage, digest: str) -> Record | None:
-    """The result of a stage that is complete in this workspace, or None."""
+    """The result of a stage that is complete in this workspace, or None; UserMistake ResultUnreadable for a broken one.
+
+    Nothing is removed here: whoever cut or edited the file may want it back.
+    """
     path = stage_folder(workspace, stage, digest) / RESULT_FILE
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        return Record.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
 
@@ -56,6 +61,16 @@ class Reporter:
 
 
 @dataclass
+    except IsADirectoryError:
+        why = "it is a folder"
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    raise UserMistake(
+        "ResultUnreadable",
+        f"{path} is not what the {stage} stage wrote when it ended: {why}.",
+        f"Move {path} away or delete it, then run the same job again: it makes what is missing.",
+    )
 class Room:
     """One run of one stage.
 
@@ -86,8 +101,11 @@ class Room:
         return stage_folder(self.workspace, stage, digest)
 
     def needed_record(self, stage: Stage) -> Record:
-        folder = self.input(stage)
-        return Record.model_validate(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")))
+        """The result of a needed stage, complete; UserMistake when it is not there."""
+        found = read_record(self.workspace, stage, self.input(stage).name)
+        if found is None:
+            raise AssertionError("input has read it")
+        return found
 
     def volume(self, claim: str) -> Path:
         """Where a PersistentVolumeClaim lies on this machine."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
-
-from pydantic import ValidationError
+from uuid import uuid4
 
 from finetune_jobs.contract import (
     CHECKPOINTS_FOLDER,
@@ -28,6 +27,8 @@ ADDRESS_FILE = "address"
 """In a demo's folder while it is open: its URL."""
 TURN_SUFFIX = ".turn"
 """`<workspace>/<stage>/<digest>.turn` is held by flock by the runner whose turn it is; others wait."""
+UNREADABLE = (FileNotFoundError, IsADirectoryError, ValueError)
+"""What reading a file as JSON ends with where it is not there or broken; pydantic's ValidationError is a ValueError."""
 
 
 def try_lock(file: IO[bytes], kind: int) -> bool:
@@ -70,15 +71,15 @@ class StageFolder:
         if self.stage is Stage.DEMO:
             return None
         try:
-            return Record.model_validate_json((self.path / RESULT_FILE).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValidationError):  # the stage program says what is wrong with a broken one
+            return Record.model_validate_json((self.path / RESULT_FILE).read_bytes())
+        except UNREADABLE:  # the stage program says what is wrong with a broken one
             return None
 
     def progress(self, since: datetime | None = None) -> Progress | None:
         """The latest progress, if it was written after `since`."""
         try:
-            found = Progress.model_validate_json((self.path / PROGRESS_FILE).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValidationError):
+            found = Progress.model_validate_json((self.path / PROGRESS_FILE).read_bytes())
+        except UNREADABLE:
             return None
         return found if since is None or found.updated_at >= since else None
 
@@ -131,8 +132,8 @@ def earlier_records(workspace: Path, stage: Stage) -> Iterator[dict[str, Any]]:
     """Every readable result.json of the stage as plain JSON: an older version's may not fit today's types."""
     for path in (workspace / stage.value).glob(f"*/{RESULT_FILE}"):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, FileNotFoundError):
+            record = json.loads(path.read_bytes())
+        except UNREADABLE:
             continue
         if isinstance(record, dict) and "request" in record and "finishedAt" in record:
             yield record
