@@ -35,7 +35,7 @@ from finetune_jobs.contract import (
     State,
 )
 from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
-from finetune_jobs.room import Room, read_record, stage_folder, write_atomically
+from finetune_jobs.room import Room, clear_drafts, node_rank, read_record, stage_folder, write_atomically
 from finetune_jobs.telling import told
 
 log = logging.getLogger("finetune_jobs")
@@ -70,13 +70,6 @@ OS_ERRORS = {
     errno.EACCES: (UserMistake, "NoPermission", "Give this user read and write permission, or use another folder."),
     errno.EROFS: (UserMistake, "NoPermission", "Use a workspace that can be written to."),
 }  # fmt: skip
-
-
-def node_rank() -> int:
-    """Which of the nodes that train together this is, from 0; the first one alone records the result."""
-    if int(os.environ.get("NNODES", "1")) == 1:
-        return 0
-    return int(os.environ.get("NODE_RANK", os.environ.get("JOB_COMPLETION_INDEX", "0")))
 
 
 @contextmanager
@@ -116,6 +109,8 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
         done = None if service else read_record(workspace, request.stage, digest)
         if done is not None:
             return State.REUSED, done
+        if not service:
+            clear_drafts(folder)
         started = datetime.now(UTC)
         program = importlib.import_module(PROGRAMS[request.stage])
         with told(folder, digest) if node_rank() == 0 else nullcontext():

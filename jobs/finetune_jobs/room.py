@@ -13,15 +13,38 @@ from pydantic import ValidationError
 from finetune_jobs.contract import PROGRESS_FILE, RESULT_FILE, Progress, Record, Request, Stage
 from finetune_jobs.errors import UserMistake
 
+DRAFT_SUFFIX = ".draft"
+
+
+def node_rank() -> int:
+    """Which of the nodes that train together this is, from 0; the first one alone records the result."""
+    if int(os.environ.get("NNODES", "1")) == 1:
+        return 0
+    return int(os.environ.get("NODE_RANK", os.environ.get("JOB_COMPLETION_INDEX", "0")))
+
+
+def draft_of(path: Path) -> Path:
+    """A name of its own for what becomes `path` by rename: pods that share a volume have the same process ids."""
+    return path.with_name(f".{path.name}.{node_rank()}-{uuid4().hex}{DRAFT_SUFFIX}")
+
+
+def clear_drafts(folder: Path) -> None:
+    """Remove what killed runs of this node left in the folder; nodes that run beside it have drafts of their own."""
+    for left in folder.glob(f".*.{node_rank()}-*{DRAFT_SUFFIX}"):
+        left.unlink()
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by rename, so that a reader sees the old text or the new one, never a part."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    draft = draft_of(path)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def stage_folder(workspace: Path, stage: Stage, digest: str) -> Path:
@@ -38,6 +61,16 @@ def read_record(workspace: Path, stage: Stage, digest: str) -> Record | None:
         return Record.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        why = "it is a folder"
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    raise UserMistake(
+        "ResultUnreadable",
+        f"{path} is not what the {stage} stage wrote when it ended: {why}.",
+        f"Move {path} away or delete it, then run the same job again: it makes what is missing.",
+    )
 
 
 @dataclass
@@ -61,16 +94,6 @@ class Reporter:
 
 
 @dataclass
-    except IsADirectoryError:
-        why = "it is a folder"
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-    raise UserMistake(
-        "ResultUnreadable",
-        f"{path} is not what the {stage} stage wrote when it ended: {why}.",
-        f"Move {path} away or delete it, then run the same job again: it makes what is missing.",
-    )
 class Room:
     """One run of one stage.
 

@@ -45,7 +45,8 @@ def run(request: TrainRequest, room: Room) -> TrainResult:
     machine = survey()
     world = make_world(request, machine)
     prepare(request, room, machine, world)
-    for left in checkpoints.clear_drafts(room.out):
+    # by the first node alone, whose first rank writes: one that comes later must not take what is being written
+    for left in checkpoints.clear_drafts(room.out) if world.node_rank == 0 else ():
         log.info("%s was being written when an earlier run ended; it is not used", left.name)
     resume = resumable(room.out, world)
     if resume is None or not is_last(resume):

@@ -21,7 +21,7 @@ from finetune_jobs.room import Reporter
 from finetune_jobs.train import checkpoints, curve, stop
 from finetune_jobs.train.checkpoints import Marker, Tally
 from finetune_jobs.train.divergence import Watch
-from finetune_jobs.train.layout import FOLDER_VARIABLE, RANKS_FOLDER, STARTED_FILE
+from finetune_jobs.train.layout import FOLDER_VARIABLE, RANKS_FOLDER, RANKS_VARIABLE, STARTED_FILE
 from finetune_jobs.train.verify import verify
 
 TALLY = "finetune_tally"
@@ -64,7 +64,7 @@ class Monitor(Hook):  # type: ignore[misc]
 
     def before_train(self, runner: Any) -> None:
         self.out = folder_of(runner)
-        self.ranks = self.out / RANKS_FOLDER
+        self.ranks = Path(os.environ.get(RANKS_VARIABLE) or self.out / RANKS_FOLDER)
         self.total = total_steps(runner)
         if self.total == 0:
             raise UserMistake(
@@ -81,8 +81,8 @@ class Monitor(Hook):  # type: ignore[misc]
         if is_first_rank():
             curve.rewind(self.out / CURVE_FILE, done)
             self.report(done, self.total, force=True, message="training")
-            self.ranks.mkdir(exist_ok=True)
-            (self.ranks / STARTED_FILE).touch()
+        self.ranks.mkdir(exist_ok=True)
+        (self.ranks / STARTED_FILE).touch()
 
     def _begin_step(self, runner: Any) -> None:
         self.began = monotonic()

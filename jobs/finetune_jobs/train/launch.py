@@ -22,6 +22,7 @@ from finetune_jobs.train.layout import (
     EXTENSIONS_FOLDER,
     FOLDER_VARIABLE,
     RANKS_FOLDER,
+    RANKS_VARIABLE,
     STARTED_FILE,
     WORK_FOLDER,
 )
@@ -41,9 +42,9 @@ def launch(out: Path, world: World, machine: Machine, resume: Path | None) -> No
     Raises Interrupted when asked to stop (KeyboardInterrupt here, or a signal to a rank), and UserMistake or
     MachineTrouble when a rank fails.
     """
-    ranks = out / RANKS_FOLDER
+    ranks = ranks_folder(out, world)
     shutil.rmtree(ranks, ignore_errors=True)
-    ranks.mkdir()
+    ranks.mkdir(parents=True)
     killed_before = oom_kills()
     process = subprocess.Popen(
         command(out, world, resume),
@@ -66,7 +67,12 @@ def launch(out: Path, world: World, machine: Machine, resume: Path | None) -> No
         if process.poll() is None:
             process.kill()
         process.wait()
-    conclude(out, process.returncode, last, asked=asked, oom=oom_kills() - killed_before)
+    conclude(out, world, process.returncode, last, asked=asked, oom=oom_kills() - killed_before)
+
+
+def ranks_folder(out: Path, world: World) -> Path:
+    """This node's own: others that train with it begin and end when they do."""
+    return out / RANKS_FOLDER / str(world.node_rank)
 
 
 def command(out: Path, world: World, resume: Path | None) -> list[str]:
@@ -86,6 +92,7 @@ def environment(out: Path, world: World, machine: Machine, base: Mapping[str, st
     threads = base.get("OMP_NUM_THREADS") or str(max(1, machine.cores // world.per_node))
     own = {
         FOLDER_VARIABLE: str(out),
+        RANKS_VARIABLE: str(ranks_folder(out, world)),
         PARENT_VARIABLE: str(os.getpid()),
         "TORCH_EXTENSIONS_DIR": str(out / EXTENSIONS_FOLDER),
         "PYTHONUNBUFFERED": "1",
@@ -119,7 +126,7 @@ def stop(process: "subprocess.Popen[str]", ranks: Path, last: "deque[str]") -> N
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def conclude(out: Path, code: int, last: "deque[str]", *, asked: bool, oom: int) -> None:
+def conclude(out: Path, world: World, code: int, last: "deque[str]", *, asked: bool, oom: int) -> None:
     newest = checkpoints.newest(out)
     marker = checkpoints.read_marker(newest) if newest else None
     if marker is not None and marker.step == marker.total_steps:
@@ -131,8 +138,9 @@ def conclude(out: Path, code: int, last: "deque[str]", *, asked: bool, oom: int)
             else "Nothing was saved yet."
         )
         raise Interrupted(f"The training was asked to stop. {saved}", "Run the same job again to go on from there.")
-    checkpoints.clear_drafts(out)
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / RANKS_FOLDER).glob("*.json"))]
+    if world.node_rank == 0:  # whose first rank may be finishing a checkpoint while another node fails
+        checkpoints.clear_drafts(out)
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ranks_folder(out, world).glob("*.json"))]
     for rank in told:
         if "failure" in rank:
             raise as_stage_error(rank)

@@ -83,13 +83,13 @@ def _settle_on_cpu(torch: object) -> None:
 
 def _report(error: BaseException) -> None:
     """Leave how this rank ended for the stage process."""
-    folder = os.environ.get(FOLDER_VARIABLE)
+    folder = os.environ.get(RANKS_VARIABLE)
     if folder is None or (isinstance(error, SystemExit) and not error.code):
         return
     told: dict[str, object] = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     if isinstance(error, StageError):
         told |= {"exitCode": int(error.exit_code), "failure": json.loads(error.failure.to_json())}
-    path = Path(folder) / RANKS_FOLDER / f"{os.environ.get('RANK', '0')}.json"
+    path = Path(folder) / f"{os.environ.get('RANK', '0')}.json"
     path.write_text(json.dumps(told), encoding="utf-8")
 
 

@@ -122,9 +122,13 @@ class StageFolder:
         """Put the request where the stage program reads it, by rename: two runs may do it at once."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / REQUEST_FILE
-        draft = path.with_name(f".{REQUEST_FILE}.{os.getpid()}")
-        draft.write_text(request.to_json(), encoding="utf-8")
-        draft.replace(path)
+        # not by process id: runs on two machines that share the folder may have the same
+        draft = path.with_name(f".{REQUEST_FILE}.{uuid4().hex}")
+        try:
+            draft.write_text(request.to_json(), encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
         return path
 
 

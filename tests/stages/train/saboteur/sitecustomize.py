@@ -40,7 +40,7 @@ def strike(kind, role, path):
     os.kill(pids[role], getattr(signal, f"SIG{kind}"))
     if kind == "KILL":
         signal.pause()  # until the death reaches this process
-    while role == "stage" and not (path.parent / "ranks" / "stop").exists():
+    while role == "stage" and not Path(os.environ["FINETUNE_RANKS_FOLDER"], "stop").exists():
         time.sleep(0.01)  # until the stage has passed the request on
 
 
