@@ -2,7 +2,8 @@
 
 One revision is fetched, without history. The objects lie beside the files in `.<name>.git` until all
 is there, so that an interrupted fetch goes on; git-lfs itself goes on inside a half-fetched file.
-Credentials come from git's own helpers, from ~/.netrc, from the URL, or from FINETUNE_TOKEN_FILE; what
+Credentials come from git's own helpers, from ~/.netrc, from the URL, or from FINETUNE_TOKEN_FILE, whose token
+is offered to the URL's own server alone: not where that redirects to, nor to a git-lfs server elsewhere. What
 git prints is masked before anyone reads it.
 """
 
@@ -13,9 +14,10 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from finetune_jobs.contract import GitSource, Source
 from finetune_jobs.errors import MachineTrouble, StageError, UserMistake
@@ -36,8 +38,13 @@ POINTER = re.compile(
 )
 POINTER_BYTES = 1024
 """A pointer is shorter than this, says git-lfs's specification."""
-TOKEN_HELPER = f'!f() {{ test "$1" = get && echo username=token && echo "password=$(cat "${TOKEN_FILE}")"; }}; f'
-"""A credential helper that hands the token file's content to git alone."""
+REFUSED = "FINETUNE_TOKEN_REFUSED"
+TOKEN_HELPER = (
+    f'!f() {{ case "$1" in erase) touch "${REFUSED}" ;; '
+    f'get) test -e "${REFUSED}" || printf "username=token\\npassword=%s\\n" "$(cat "${TOKEN_FILE}")" ;; esac; }}; f'
+)
+"""A credential helper that hands the token file's content to git alone, until a server refuses it: git-lfs would offer
+it for ever. REFUSED names the file that says so."""
 
 USER_MISTAKES = (
     (r"Cannot find any of the requested objects|Object does not exist|Not found.*object|\[404\].*[Oo]bject",
@@ -71,15 +78,13 @@ class Checkout:
 
     def git(self, *arguments: str) -> str:
         """Run git here; its errors become sentences."""
-        token = access_token() if os.environ.get(TOKEN_FILE) else None
-        helper = ["-c", f"credential.helper={TOKEN_HELPER}"] if token else []
-        command = ["git", *helper, f"--git-dir={self.git_folder}", f"--work-tree={self.tree}", *arguments]
+        command = ["git", f"--git-dir={self.git_folder}", f"--work-tree={self.tree}", *arguments]
         environment = {
             **os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C",
             "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
+            **configuration(self.asked, os.environ), REFUSED: str(self.git_folder / "token-refused"),
         }  # fmt: skip
-        if token:
-            environment[TOKEN_FILE] = str(Path(os.environ[TOKEN_FILE]).absolute())
+        Path(environment[REFUSED]).unlink(missing_ok=True)
         try:
             done = subprocess.run(command, capture_output=True, env=environment, cwd=self.tree, check=False)
         except FileNotFoundError:
@@ -87,6 +92,27 @@ class Checkout:
         if done.returncode != 0:
             raise as_sentence(self.asked, done.stderr.decode(errors="replace"))
         return done.stdout.decode(errors="surrogateescape")
+
+
+def configuration(asked: GitSource, environ: Mapping[str, str]) -> dict[str, str]:
+    """The remote's address, and the token's helper for its server, as variables that git and git-lfs read.
+
+    A command line is seen by everyone on the machine, and what stands in .git/config stays on the volume after a kill.
+    """
+    settings, variables = {"remote.origin.url": asked.url}, {}
+    if environ.get(TOKEN_FILE) and access_token() is not None:
+        variables[TOKEN_FILE] = str(Path(environ[TOKEN_FILE]).absolute())
+        settings |= {f"credential.{server}.helper": TOKEN_HELPER for server in servers(asked.url)}
+    before = int(environ.get("GIT_CONFIG_COUNT", "0"))
+    for number, (name, value) in enumerate(settings.items(), before):
+        variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return {**variables, "GIT_CONFIG_COUNT": str(before + len(settings))}
+
+
+def servers(url: str) -> list[str]:
+    """Scheme, host and port that a token for this URL is meant for; none where git doesn't speak HTTP."""
+    parts = urlsplit(url)
+    return [f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] if parts.scheme in {"http", "https"} else []
 
 
 def masked(text: str) -> str:
@@ -133,9 +159,6 @@ def fetch_commit(checkout: Checkout) -> str:
     """Fetch the revision, without history, and return the commit that it means."""
     if not (checkout.git_folder / "HEAD").exists():
         checkout.git("init", "--quiet")
-    # lfs reads the remote's address from the configuration, so this file holds what the URL holds
-    checkout.git("config", "remote.origin.url", checkout.asked.url)
-    (checkout.git_folder / "config").chmod(0o600)
     commit = resolve(checkout)
     try:
         checkout.git("cat-file", "-e", f"{commit}^{{tree}}")

@@ -1,11 +1,16 @@
-"""Real git repositories, and a real git-lfs server (giftless) with the large files."""
+"""Real git repositories, git's own HTTP server, and a real git-lfs server (giftless) with the large files."""
 
 import logging
 import os
 import subprocess
 import threading
-from dataclasses import dataclass
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.parser import BytesParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -117,3 +122,84 @@ def with_lfs(repository, lfs_server, tmp_path) -> Repository:
     address = f"[lfs]\n\turl = {lfs_server.url}/tests/{tmp_path.name}.git/info/lfs\n"
     repository.commit({".lfsconfig": address.encode(), "a, b[1]/model.safetensors": LARGE, "model.safetensors": LARGE})
     return repository
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """The address at which this machine serves the WSGI application."""
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, *_: object) -> None: ...
+
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@dataclass
+class GitServer:
+    """`git http-backend`, open to all, to a password alone, or sending everybody on to another address."""
+
+    root: Path
+    password: str | None = None
+    elsewhere: str | None = None
+    closed: str = "/never/"
+    """What is part of a path that opens to nobody."""
+    offered: list[str] = field(default_factory=list)
+    """Passwords that it was sent."""
+    url: str = ""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        given = b64decode(environ.get("HTTP_AUTHORIZATION", "").partition(" ")[2]).decode().partition(":")[2]
+        self.offered += [given] if given else []
+        if self.elsewhere is not None:
+            location = f"{self.elsewhere}{environ['PATH_INFO']}?{environ['QUERY_STRING']}"
+            start_response("302 Found", [("Location", location)])
+            return []
+        if self.password not in {None, given} or self.closed in environ["PATH_INFO"]:
+            start_response("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="models"')])
+            return []
+        status, headers, body = self.answer(environ)
+        start_response(status, headers)
+        return [body]
+
+    def answer(self, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+        passed = {name: value for name, value in environ.items() if isinstance(value, str)}
+        done = subprocess.run(
+            ["git", "http-backend"],
+            input=environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)),
+            env={**os.environ, **passed, "GIT_PROJECT_ROOT": str(self.root), "GIT_HTTP_EXPORT_ALL": "1",
+                 "GIT_PROTOCOL": environ.get("HTTP_GIT_PROTOCOL", "")},
+            capture_output=True, check=True,
+        )  # fmt: skip
+        head, _, body = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(BytesParser().parsebytes(head).items())
+        return headers.pop("Status", "200 OK"), list(headers.items()), body
+
+
+@pytest.fixture
+def git_server(repository):
+    """The repository over HTTP."""
+    served = GitServer(repository.bare.parent)
+    with serving(served) as address:
+        served.url = f"{address}/{repository.bare.name}"
+        yield served
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """Another server, which lets nobody in and notes what it is offered."""
+    served = GitServer(tmp_path, password="a password that nobody has")
+    with serving(served) as served.url:
+        yield served
+
+
+@pytest.fixture
+def token(tmp_path, monkeypatch) -> str:
+    """What the file of FINETUNE_TOKEN_FILE holds."""
+    (tmp_path / "token").write_text("verysecret\n")
+    monkeypatch.setenv("FINETUNE_TOKEN_FILE", str(tmp_path / "token"))
+    return "verysecret"

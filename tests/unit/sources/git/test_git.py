@@ -1,8 +1,6 @@
 """Repositories by the real git and git-lfs."""
 
 import logging
-import os
-import subprocess
 
 import pytest
 
@@ -116,16 +114,6 @@ def test_credentials_in_a_url_are_in_no_log_and_no_error(bring, caplog):
         bring(of_git("http://verysecret@127.0.0.1:9/a.git"))
     assert "verysecret" not in str(caught.value) + caplog.text
     assert "***@127.0.0.1" in str(caught.value)
-
-
-def test_the_token_file_reaches_git_as_a_credential(tmp_path, monkeypatch):
-    (tmp_path / "token").write_text("verysecret\n")
-    monkeypatch.setenv("FINETUNE_TOKEN_FILE", str(tmp_path / "token"))
-    told = subprocess.run(
-        ["git", "-c", f"credential.helper={git.TOKEN_HELPER}", "credential", "fill"],
-        input="protocol=https\nhost=example.org\n\n", capture_output=True, text=True, check=True, env=os.environ,
-    )  # fmt: skip
-    assert "password=verysecret" in told.stdout.splitlines()
 
 
 def test_a_link_that_leads_out_of_the_repository_is_refused(bring, repository, tmp_path):
