@@ -145,12 +145,14 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     description = f"git {masked(asked.url)} at {commit[:12]}"
     sizes = listed_files(checkout, commit)
     names, others = selection.choose(list(sizes), description)
-    pointers = check_out(checkout, commit, {name: sizes[name] for name in names})
-    refuse_outward_links(into, names)
+    pointers = found_pointers(checkout, commit, {name: sizes[name] for name in names})
     if pointers and not asked.lfs:
         raise unfetched(pointers, "but source.git.lfs is false.", "Set source.git.lfs: true.")
+    require_space(into, absent_bytes(checkout, {name: sizes[name] for name in names}, pointers), description)
+    check_out(checkout, commit, names, pointers)
+    refuse_outward_links(into, names)
     if pointers:
-        fetch_large(checkout, commit, pointers, room, description)
+        fetch_large(checkout, commit, pointers, room)
     shutil.rmtree(checkout.git_folder)
     return Fetched(into, description, commit, left_out=others)
 
@@ -200,17 +202,32 @@ def listed_files(checkout: Checkout, commit: str) -> dict[str, int]:
     return sizes
 
 
-def check_out(checkout: Checkout, commit: str, sizes: dict[str, int]) -> dict[str, Pointer]:
-    """Write the wanted files; return the pointers among them, and leave a large file that is in place alone."""
-    pointers = {}
-    missing = []
-    for name, size in sizes.items():
-        path = checkout.tree / name
-        pointer = pointer_at(checkout, commit, name) if size < POINTER_BYTES else None
-        if pointer is not None:
-            pointers[name] = pointer
-        if pointer is None or not path.is_file() or path.stat().st_size != pointer.size:
-            missing.append(name)
+def found_pointers(checkout: Checkout, commit: str, sizes: dict[str, int]) -> dict[str, Pointer]:
+    """Which of the files are pointers to large ones."""
+    small = (name for name, size in sizes.items() if size < POINTER_BYTES)
+    found = {name: pointer_at(checkout, commit, name) for name in small}
+    return {name: pointer for name, pointer in found.items() if pointer is not None}
+
+
+def absent_bytes(checkout: Checkout, sizes: dict[str, int], pointers: dict[str, Pointer]) -> int:
+    """What the files take that are not in place yet, without the large ones' bytes that an earlier run has fetched.
+
+    git's own objects have come by then: no server tells their size before.
+    """
+    whole = {**sizes, **{name: pointer.size for name, pointer in pointers.items()}}
+    absent = sum(size for name, size in whole.items() if not has_size(checkout.tree / name, size))
+    return max(0, absent - folder_bytes(checkout.git_folder / "lfs"))
+
+
+def has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def check_out(checkout: Checkout, commit: str, names: Sequence[str], pointers: dict[str, Pointer]) -> None:
+    """Write the wanted files, and leave a large file that is in place alone."""
+    missing = [
+        name for name in names if name not in pointers or not has_size(checkout.tree / name, pointers[name].size)
+    ]
     with tempfile.NamedTemporaryFile(dir=checkout.git_folder) as listing:
         listing.write("\0".join(missing).encode(errors="surrogateescape"))
         listing.flush()
@@ -221,7 +238,6 @@ def check_out(checkout: Checkout, commit: str, sizes: dict[str, int]) -> dict[st
                 "-c", "filter.lfs.required=false", "checkout", "--quiet", "--force", "--pathspec-file-nul", literal,
                 commit,
             )  # fmt: skip
-    return pointers
 
 
 def pointer_at(checkout: Checkout, commit: str, name: str) -> Pointer | None:
@@ -242,12 +258,11 @@ def refuse_outward_links(tree: Path, names: Sequence[str]) -> None:
             )
 
 
-def fetch_large(checkout: Checkout, commit: str, pointers: dict[str, Pointer], room: Room, description: str) -> None:
+def fetch_large(checkout: Checkout, commit: str, pointers: dict[str, Pointer], room: Room) -> None:
     """Fetch by git-lfs what isn't in place yet; each object becomes its file by rename, so nothing is held twice."""
     absent = {name: pointer for name, pointer in pointers.items() if not in_place(checkout.tree / name, pointer)}
     objects = checkout.git_folder / "lfs"
     total = sum(pointer.size for pointer in absent.values())
-    require_space(checkout.tree, total - folder_bytes(objects), description)
     checkout.git("lfs", "install", "--local", "--skip-repo", "--force")
     meter = Meter(room, total, "downloading")
     with Watching(objects, meter):
@@ -268,7 +283,7 @@ def literal_glob(name: str) -> str:
 
 def in_place(path: Path, pointer: Pointer) -> bool:
     """Whether the file itself is there; only whole objects ever get this name."""
-    return path.is_file() and path.stat().st_size == pointer.size and not is_pointer(path)
+    return has_size(path, pointer.size) and not is_pointer(path)
 
 
 def is_pointer(path: Path) -> bool:

@@ -92,6 +92,20 @@ def test_too_little_space_is_seen_before_the_large_files(bring, with_lfs, lfs_se
     assert lfs_server.requests == []
 
 
+@pytest.mark.parametrize("kept", ["small", "large"])
+def test_too_little_space_is_seen_before_a_file_is_written(bring, with_lfs, out, monkeypatch, kept):
+    """A small file beside large ones: neither it nor a pointer lies there when the disk is found too small."""
+    if kept == "small":
+        with_lfs.git("rm", "-q", "-r", "model.safetensors", "a, b[1]")
+    with_lfs.commit({"vocab.json": b"{}" * 5000})
+    monkeypatch.setattr(space, "RESERVE", 0)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: space.shutil._ntuple_diskusage(9, 9, 9000))
+    with pytest.raises(MachineTrouble, match="are free") as caught:
+        bring(of_git(with_lfs.url))
+    assert caught.value.failure.reason == "DiskFull"
+    assert list((out / "download").iterdir()) == []
+
+
 def test_no_such_repository(bring, tmp_path):
     with pytest.raises(UserMistake, match="no such repository") as caught:
         bring(of_git(f"file://{tmp_path}/none.git"))
