@@ -21,13 +21,13 @@ from finetune_jobs.contract import (
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.processor import cpu_dtype
 from finetune_jobs.room import Room, write_atomically
-from finetune_jobs.train import checkpoints, curve, preflight
+from finetune_jobs.train import checkpoints, curve, own_rows, own_values, preflight
 from finetune_jobs.train.config import Setting, config_text
 from finetune_jobs.train.hardware import Machine, survey
 from finetune_jobs.train.launch import launch
 from finetune_jobs.train.layout import DEEPSPEED_FILE
 from finetune_jobs.train.memory import shape_of
-from finetune_jobs.train.own_config import Here, own_config_text
+from finetune_jobs.train.own_config import Here, load, own_config_text
 from finetune_jobs.train.schedule import Schedule
 from finetune_jobs.train.world import World, make_world
 from finetune_jobs.train.zero import custom_deepspeed_config, deepspeed_config
@@ -59,15 +59,35 @@ def prepare(request: TrainRequest, room: Room, machine: Machine, world: World) -
     model = room.input(Stage.MODEL) / MODEL_FOLDER
     dtype = compute_dtype(request, room.out, machine, world)
     write_atomically(room.out / DEEPSPEED_FILE, deepspeed_text(request, dtype, world))
-    shape = shape_of(preflight.read_model_config(model))
-    preflight.check_disk(request, shape, room.out)
     if request.config is not None:
-        here = Here(model, room.input(Stage.DATASET) / MESSAGES_FOLDER, world.backend, machine.cores)
-        preflight.check_messages(preflight.open_rows(here.messages))
-        text = own_config_text(request, here)
-    else:
-        text = config_text(request, checked_setting(request, room, machine, world, dtype))
+        write_atomically(room.out / CONFIG_FILE, checked_own_config(request, room, machine, world, dtype))
+        if checkpoints.newest(room.out) is None:  # a training that goes on has made its batches before
+            own_rows.check_batch(room.out / CONFIG_FILE)
+        return
+    preflight.check_disk(request, shape_of(preflight.read_model_config(model)), room.out)
+    text = config_text(request, checked_setting(request, room, machine, world, dtype))
     write_atomically(room.out / CONFIG_FILE, text)
+
+
+def checked_own_config(request: TrainRequest, room: Room, machine: Machine, world: World, dtype: str) -> str:
+    """The user's own config with this machine's paths; what it says is checked as a recipe is."""
+    model = room.input(Stage.MODEL) / MODEL_FOLDER
+    here = Here(model, room.input(Stage.DATASET) / MESSAGES_FOLDER, world.backend, machine.cores)
+    preflight.check_messages(preflight.open_rows(here.messages))
+    written = request.config or ""
+    config = load(written)
+    text = own_config_text(request, config, here)
+    known = preflight.read_model_config(model)
+    shape = shape_of(known)
+    with own_values.in_words_of(written):
+        values = own_values.values_of(config, request)
+        preflight.check_learning_rate(values)
+        preflight.check_template(values.template, model, own_values.own_template(config) or None)
+        preflight.check_positions(values, known)
+        preflight.check_nf4_on_cpu(values, shape, world)
+        preflight.choose_recompute(values, shape, machine, world, dtype, choices=[own_values.recomputes(config)])
+        preflight.check_disk(values, shape, room.out)
+    return text
 
 
 def deepspeed_text(request: TrainRequest, dtype: str, world: World) -> str:

@@ -5,13 +5,14 @@ that report and save are added. What is learned, and how, stays as the user wrot
 """
 
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_jobs.contract import TrainRequest
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.errors import UserMistake, first_line
 
 MODEL_KEY = "pretrained_model_name_or_path"
 
@@ -36,10 +37,9 @@ class Here:
     cores: int
 
 
-def own_config_text(request: TrainRequest, here: Here) -> str:
-    """Raises UserMistake where the config can't be read, or has another shape than XTuner's fine-tuning configs."""
+def own_config_text(request: TrainRequest, config: dict[str, Any], here: Here) -> str:
+    """`config` as `load` gave it. Raises UserMistake for another shape than XTuner's fine-tuning configs have."""
     text = request.config or ""
-    config = load(text)
     lines = [
         *(f"{path} = {str(here.model)!r}" for path in model_paths(config)),
         f"{data_path(config)} = dict(type=load_from_disk, dataset_path={str(here.messages)!r})",
@@ -75,10 +75,12 @@ def load(text: str) -> dict[str, Any]:
         try:
             config: dict[str, Any] = Config.fromfile(str(path))._to_lazy_dict(keep_imported=False)  # noqa: SLF001 - to_dict drops the types
         except Exception as error:  # whatever the config's own lines raise
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            line = f" in line {lines[-1]}" if lines else ""
             raise UserMistake(
                 "ConfigInvalid",
-                f"The XTuner config can't be read: {type(error).__name__}: {error}.",
-                "Correct it; `xtuner train` reads it by mmengine's Config.fromfile.",
+                f"The XTuner config can't be read: {type(error).__name__}: {first_line(error)}{line}.",
+                f"Correct it{line}; `xtuner train` reads it by mmengine's Config.fromfile.",
             ) from error
     return config
 

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,11 @@ def check_learning_rate(request: TrainRequest) -> None:
         )
 
 
-def check_template(name: str, model: Path) -> None:
-    """Every special token that the template writes must be one token of the model's tokenizer."""
+def check_template(name: str, model: Path, written: str | None = None) -> None:
+    """Every special token that the template writes must be one token of the model's tokenizer.
+
+    `written` is the text of a template that is none of XTuner's.
+    """
     from tokenizers import Tokenizer
 
     path = model / "tokenizer.json"
@@ -55,7 +58,7 @@ def check_template(name: str, model: Path) -> None:
         log.info("%s has no tokenizer.json; the template is not compared with it", model)
         return
     known = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    missing = sorted(set(special_tokens(name)) - set(known))
+    missing = sorted((special_tokens(name) if written is None else tokens_in(written)) - set(known))
     if missing:
         fitting = [other for other in templates.template_names() if special_tokens(other) <= set(known)]
         fitting = [other for other in fitting if special_tokens(other)] or fitting
@@ -68,7 +71,11 @@ def check_template(name: str, model: Path) -> None:
 
 def special_tokens(name: str) -> set[str]:
     template = templates.template(name)
-    return set(SPECIAL_TOKEN.findall(template.system + template.instruction + template.suffix + template.sep))
+    return tokens_in(template.system + template.instruction + template.suffix + template.sep)
+
+
+def tokens_in(text: str) -> set[str]:
+    return set(SPECIAL_TOKEN.findall(text))
 
 
 def open_rows(folder: Path) -> Any:
@@ -91,6 +98,12 @@ def check_rows(rows: Any, request: TrainRequest, config: Mapping[str, Any]) -> N
             f"The data has no column {absent[0]}." if absent else "The data has no rows.",
             "Run the dataset stage with output: packed, on data with assistant turns.",
         )
+    check_positions(request, config)
+    check_tokens(rows, int(config["vocab_size"]))
+    collate([rows[index] for index in range(min(request.batch_size, len(rows)))])
+
+
+def check_positions(request: TrainRequest, config: Mapping[str, Any]) -> None:
     longest = int(config.get("max_position_embeddings", request.max_length))
     if request.max_length > longest:
         raise UserMistake(
@@ -98,8 +111,6 @@ def check_rows(rows: Any, request: TrainRequest, config: Mapping[str, Any]) -> N
             f"maxLength is {request.max_length}, but the model knows only {longest} positions.",
             f"Write training.maxLength: {longest} or less.",
         )
-    check_tokens(rows, int(config["vocab_size"]))
-    collate([rows[index] for index in range(min(request.batch_size, len(rows)))])
 
 
 def check_messages(rows: Any) -> None:
@@ -198,14 +209,17 @@ def _without_fp8(reason: str) -> UserMistake:
     return UserMistake("Fp8Unfit", f"training.fp8 can't be had: {reason}", "Leave out training.fp8.")
 
 
-def choose_recompute(request: TrainRequest, shape: Shape | None, machine: Machine, world: World, dtype: str) -> bool:
-    """Activation checkpointing only where it is needed; refuses what would not fit even so."""
+def choose_recompute(
+    request: TrainRequest, shape: Shape | None, machine: Machine, world: World, dtype: str,
+    *, choices: Sequence[bool] = (False, True),
+) -> bool:  # fmt: skip
+    """Activation checkpointing only where it is needed, or as `choices` says; refuses what would not fit even so."""
     if shape is None:
         log.info("the model's shape is not one that the memory estimate knows; activations are recomputed")
         return True
     free = min(gpu.free for gpu in machine.gpus) if world.gpu else available_memory() / world.per_node
     runtime = memory.RUNTIME_BYTES if world.gpu else 0.0
-    for recompute in (False, True):
+    for recompute in choices:
         plan = memory.estimate(request, shape, dtype, world.size, recompute=recompute)
         log.info("%s activations: about %s a process of %.1f GB free",
                  "recomputed" if recompute else "kept", plan, free / 1e9)  # fmt: skip

@@ -44,14 +44,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _train(arguments: Sequence[str]) -> None:
-    _import_all()
+    import_all()
     # a config of the user's own tokenises here; its cache files must not land in the dataset stage's result
     importlib.import_module("datasets").disable_caching()
     sys.argv = ["xtuner.tools.train", *arguments]
     runpy.run_module("xtuner.tools.train", run_name="__main__", alter_sys=True)
 
 
-def _import_all() -> None:
+def import_all() -> None:
     """What ``xtuner.tools.train`` imports; without searches for garbage, of which this makes none, 2 s sooner."""
     gc.disable()
     import torch
