@@ -67,3 +67,20 @@ def room(workspace: Path, asked: Request) -> Room:
     out = stage_folder(workspace, Stage.EVALUATE, asked.digest())
     out.mkdir(parents=True, exist_ok=True)
     return Room(workspace, asked, out)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    """Random weights behind the real tokenizer: a model that knows nothing, in a second."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=2048, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    return folder

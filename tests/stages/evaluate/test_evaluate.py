@@ -111,23 +111,6 @@ def test_what_can_not_be_judged_is_refused_before_a_model_is_loaded(played):
     assert Played.asked == 0
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory, smollm2):
-    """Random weights behind the real tokenizer: a model that knows nothing, in a second."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=2048, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(shape).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.stage
 def test_the_program_judges_real_folders(tiny, workspace, tmp_path):
     place = workspace(tiny, tiny)
