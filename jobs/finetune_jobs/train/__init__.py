@@ -82,7 +82,8 @@ def checked_own_config(request: TrainRequest, room: Room, machine: Machine, worl
     with own_values.in_words_of(written):
         values = own_values.values_of(config, request)
         preflight.check_learning_rate(values)
-        preflight.check_template(values.template, model, own_values.own_template(config) or None)
+        if own_values.at(config, own_values.TEMPLATE) is not None:
+            preflight.check_template(values.template, model, own_values.own_template(config))
         preflight.check_positions(values, known)
         preflight.check_nf4_on_cpu(values, shape, world)
         preflight.choose_recompute(values, shape, machine, world, dtype, choices=[own_values.recomputes(config)])

@@ -88,10 +88,10 @@ def template_name(config: Mapping[str, Any]) -> str | None:
     return None if template is None or isinstance(template, Mapping) else str(template).rpartition(".")[2]
 
 
-def own_template(config: Mapping[str, Any]) -> str:
-    """All the text of a template that the config writes itself."""
+def own_template(config: Mapping[str, Any]) -> str | None:
+    """All the text of a template that the config writes itself; None for one of XTuner's."""
     template = at(config, TEMPLATE)
-    return " ".join(map(str, template.values())) if isinstance(template, Mapping) else ""
+    return " ".join(map(str, template.values())) if isinstance(template, Mapping) else None
 
 
 def recomputes(config: Mapping[str, Any]) -> bool:

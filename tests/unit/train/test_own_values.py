@@ -89,7 +89,8 @@ def test_an_unknown_template_is_told_with_the_nearest_and_its_line():
 def test_a_template_that_the_config_writes_itself_has_no_name_but_a_text():
     own = config(train_dataloader={"dataset": {"template_map_fn": {"template": {"SYSTEM": "<|a|>", "SEP": "<|b|>"}}}})
     assert own_values.template_name(own) is None
-    assert preflight.tokens_in(own_values.own_template(own)) == {"<|a|>", "<|b|>"}
+    assert preflight.tokens_in(own_values.own_template(own) or "") == {"<|a|>", "<|b|>"}
+    assert own_values.own_template(config()) is None
 
 
 @pytest.mark.parametrize(("model", "recomputes"), [({}, True), ({"use_activation_checkpointing": False}, False)])
