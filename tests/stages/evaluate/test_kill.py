@@ -65,9 +65,9 @@ def outcome(folder: Path) -> tuple[object, str]:
 
 
 def test_killed_again_and_again_it_ends_as_an_unbroken_run(judge, tmp_path):
-    """With the base model's first answers half written down, in the turns of the next one, and before the result."""
+    """With an answer of the second model half written down, and before the result."""
     out = stage_folder(tmp_path / "workspace", Stage.EVALUATE, ASKED.digest())
-    for moment in ("answers 1", "answers 5", "table"):
+    for moment in ("answers 5", "table"):
         assert judge(moment) == -signal.SIGKILL
         assert not (out / RESULT_FILE).exists()
     assert judge("never") == 0
