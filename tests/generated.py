@@ -145,6 +145,8 @@ def troubleshooting() -> str:
         "",
         "The last conditions say what is wrong and what to write instead; the stage's log has the rest:",
         "",
+        "<!-- not run: NAME and DIGEST stand for your job's -->",
+        "",
         "    kubectl describe finetunejob NAME",
         "    kubectl logs job/NAME-train-DIGEST    # the stage's Job; status.stages has the digest",
         "",

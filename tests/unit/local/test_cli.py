@@ -92,6 +92,17 @@ def test_a_wrong_command_gets_a_sentence(job, capsys, arguments, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_a_stages_log_is_printed(capsys, monkeypatch, tmp_path):
+    example = Path(__file__).parents[3] / "examples" / "smollm2-react.yaml"
+    monkeypatch.setenv("FINETUNE_WORKSPACE", str(tmp_path))
+    assert ended("plan", example) == 0
+    folder = tmp_path / "model" / capsys.readouterr().out.split()[1]
+    folder.mkdir(parents=True)
+    (folder / "stage.log").write_text("bringing the model\n")
+    assert ended("logs", example, "model") == 0
+    assert capsys.readouterr().out == "bringing the model\n"
+
+
 def test_a_file_that_is_no_text_is_refused(job, capsys):
     job.write_bytes(b"\xff\xfe")
     assert ended("validate", job) == 64
