@@ -90,9 +90,9 @@ def commands_for(test: str, page: str) -> list[str]:
     return [
         command
         for block in blocks((ROOT / page).read_text())
-        if (own := Mark(test)) in block.marks
+        if Mark(test) in block.marks
         for command in block.commands
-        if not any(mark != own and mark.covers(command) for mark in block.marks)
+        if not any(mark.covers(command) for mark in block.marks if not mark.test)
     ]
 
 

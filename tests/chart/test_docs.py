@@ -4,21 +4,28 @@ import shlex
 
 import pytest
 from tests.chart.helm import NAMESPACE, ROOT, helm
+from tests.kubernetes.control_plane import ControlPlane
+from tests.operator.conftest import wait_for
 from tests.pages import PAGES, commands_for
 
 HERE = "tests/chart/test_docs.py::test_every_command_does_what_the_page_says"
 ON_PAGES = {page: found for page in PAGES if (found := commands_for(HERE, page))}
 
 
-@pytest.fixture
-def bare(plane):
-    """Without what other tests' releases and other pages have left."""
+def clear(plane: ControlPlane) -> None:
+    """Of what other tests' releases and other pages have left."""
     helm("uninstall", "finetune-operator", "-n", NAMESPACE, "--ignore-not-found", kubeconfig=plane.kubeconfig)
     for left in (("finetunejobs", "--all", "--all-namespaces"), ("crd", "finetunejobs.finetune.dev")):
         plane.kubectl("delete", *left)
     for namespace in ("team-a", "team-b"):
         plane.kubectl("delete", "namespace", namespace)
-    return plane
+
+
+@pytest.fixture
+def bare(plane):
+    clear(plane)
+    yield plane
+    clear(plane)
 
 
 @pytest.mark.parametrize("page", ON_PAGES)
@@ -29,5 +36,7 @@ def test_every_command_does_what_the_page_says(page, bare, monkeypatch):
         run = {"helm": lambda *a: helm(*a, kubeconfig=bare.kubeconfig), "kubectl": bare.kubectl}[program]
         done = run(*arguments)
         assert done.returncode == 0, f"{command}: {done.stderr}"
-    definition = bare.kubectl("get", "crd", "finetunejobs.finetune.dev").returncode == 0
-    assert definition is ("delete crd" not in ON_PAGES[page][-1])
+        if arguments[0] == "install":
+            wait_for(lambda: bare.kubectl("get", "finetunejobs").returncode == 0, "the definition to be served")
+    defined = bare.kubectl("get", "crd", "finetunejobs.finetune.dev").returncode == 0
+    assert defined is ("kubectl delete crd finetunejobs.finetune.dev" not in ON_PAGES[page])
