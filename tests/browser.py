@@ -1,5 +1,6 @@
 """Drives the demo's page in headless Chromium: what a visitor does, as functions."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+SEARCH = "ArxivSearch.get_arxiv_article_information"
 WINDOW = {"width": 1360, "height": 900}
 PATIENCE = 240_000
 """Milliseconds for whatever a model on a busy CPU takes; nothing waits longer than it has to."""
@@ -74,6 +76,28 @@ def wait_for_text(page: Page, side: str) -> str:
     said = replies(page, side).last.locator(".said, .card, .final").first
     expect(said).to_have_text(re.compile(r"\w"), timeout=PATIENCE)
     return said.inner_text()
+
+
+def both_answers(page: Page, url: str, title: str, *, question: str, topic: str, picture: Path) -> tuple[str, str]:
+    """Tuned and base model's answers to a question about papers on a topic, seen side by side and kept as a picture.
+
+    The tuned model calls the search by a JSON object about the topic, the base model doesn't.
+    """
+    open_demo(page, url, title)
+    ask(page, question)
+    tuned, base = wait_for_answer(page, "tuned"), wait_for_answer(page, "base")
+    picture.parent.mkdir(exist_ok=True)
+    screenshot(page, picture)
+    call = replies(page, "tuned").last.locator(".card.good").first
+    assert call.locator("code").inner_text() == SEARCH
+    assert topic in json.loads(call.locator("pre").inner_text())["query"]
+    assert base.strip()
+    assert SEARCH not in base
+    left, right = (replies(page, side).last.bounding_box() for side in ("base", "tuned"))
+    assert left is not None
+    assert right is not None
+    assert left["x"] + left["width"] <= right["x"], "before stands left of after"
+    return tuned, base
 
 
 def press_stop(page: Page) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from tests.browser import SEARCH
 from tests.cluster.kube import Job, Object, condition
 from tests.cluster.release import Release
-from tests.cluster.specs import CLAIM, SEARCH, config_map, example
+from tests.cluster.specs import CLAIM, config_map, example
 
 HOST = "demo.test"
 TITLE = "An agent from a cluster"

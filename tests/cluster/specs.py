@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "smollm2-react.yaml"
 ROWS = ROOT / "examples" / "react-data" / "two_tools.jsonl"
 REGISTRY = os.environ.get("REGISTRY", "localhost")
-SEARCH = "ArxivSearch.get_arxiv_article_information"
 CLAIM = "react-data"
 LEARNS, SHORT = 40, 12
 """Rows, each a step: enough to learn a call by, and enough to be interrupted in."""

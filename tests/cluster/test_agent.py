@@ -1,19 +1,16 @@
 """helm install, kubectl apply, and a visitor at the Ingress: the tutorial's way in pods, on images built here."""
 
-import re
 from pathlib import Path
 
 import pytest
 from tests import browser
 from tests.cluster.agent import GATE, HOST, QUESTIONS, TITLE, pods_of_stages
 from tests.cluster.kube import stage
-from tests.cluster.specs import SEARCH
 from tests.kubernetes.node import ADDRESS
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the images and the whole job
 WORK = ("model", "dataset", "train", "export", "merge", "evaluate")
 ASKED = QUESTIONS[1]["question"]
-OUTPUT = Path("test-output")
 
 
 def test_each_stage_ends_well_in_one_pod_that_restricted_admits(agent, cluster):
@@ -49,12 +46,6 @@ def test_the_tuned_model_calls_tools_that_the_base_model_does_not(agent):
 
 def test_a_visitor_at_the_ingress_sees_both_answers(agent):
     assert agent.job.status["demo"]["url"] == f"http://{HOST}"
-    OUTPUT.mkdir(exist_ok=True)
     with browser.browser({HOST: ADDRESS}) as page:
-        browser.open_demo(page, f"http://{HOST}", TITLE)
-        browser.ask(page, ASKED)
-        tuned, base = browser.wait_for_answer(page, "tuned"), browser.wait_for_answer(page, "base")
-        browser.screenshot(page, OUTPUT / "cluster-demo.png")
-    assert SEARCH in tuned
-    assert re.search(r'"query":\s*"[^"]*mean field', tuned)
-    assert SEARCH not in base
+        picture = Path("test-output/cluster-demo.png")
+        browser.both_answers(page, f"http://{HOST}", TITLE, question=ASKED, topic="mean field", picture=picture)

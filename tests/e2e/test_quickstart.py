@@ -1,6 +1,5 @@
 """The promise of `make quickstart`: a real chat model that calls no tool becomes an agent, seen in a browser."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole exa
 
 QUESTION = "Please help me search the InternLM2 Technical Report."
 """The tutorial's own; neither its topic nor its wording is in the training data."""
-OUTPUT = Path("test-output")
+TITLE = "SmolLM2 learns to use tools"
 
 
 def test_every_stage_runs_once_and_says_what_came_out(first_run):
@@ -50,12 +49,6 @@ def test_a_second_run_does_nothing_twice(demo):
 
 
 def test_a_visitor_sees_both_answers(demo):
-    OUTPUT.mkdir(exist_ok=True)
     with browser.browser() as page:
-        browser.open_demo(page, demo.url, "SmolLM2 learns to use tools")
-        browser.ask(page, QUESTION)
-        tuned, base = browser.wait_for_answer(page, "tuned"), browser.wait_for_answer(page, "base")
-        browser.screenshot(page, OUTPUT / "demo.png")
-    assert "ArxivSearch.get_arxiv_article_information" in tuned
-    assert re.search(r'"query":\s*"[^"]*InternLM2', tuned)
-    assert "ArxivSearch.get_arxiv_article_information" not in base
+        picture = Path("test-output/demo.png")
+        browser.both_answers(page, demo.url, TITLE, question=QUESTION, topic="InternLM2", picture=picture)

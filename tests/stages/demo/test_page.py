@@ -27,18 +27,14 @@ def page():
 def test_one_question_two_answers_side_by_side(start: Callable[..., Demo], fake_arxiv: str, page, tmp_path: Path):
     demo = start(arxiv=fake_arxiv)
     demo.wait_until_open()
-    browser.open_demo(page, demo.url, TITLE)
-    browser.ask(page, QUESTION)
-    tuned = browser.wait_for_answer(page, "tuned")
+    asked = {"question": QUESTION, "topic": "InternLM2 Technical Report", "picture": tmp_path / "page.png"}
+    tuned, base = browser.both_answers(page, demo.url, TITLE, **asked)
     assert "✓ called ArxivSearch" in tuned
-    assert '"query": "InternLM2 Technical Report"' in tuned
     assert "Authors: Zheng Cai, 曹茂松" in tuned
     assert "A report <b>served by the test</b>." in tuned
     assert "I found the report." in tuned
-    base = browser.wait_for_answer(page, "base")
     assert "✗ no tool call" in base
     assert "Sorry that I cannot answer your question." in base
-    browser.screenshot(page, tmp_path / "page.png")
     browser.clear(page)
 
 
