@@ -3,6 +3,7 @@
 import pytest
 from tests.cluster.kube import Job, Object, stage
 from tests.cluster.specs import CLAIM, RESOURCES, example
+from tests.kubernetes.node import wait_for
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the agent's whole job
 FAKE_GPUS = 4
@@ -21,6 +22,16 @@ def training(agent, **shape: int) -> Object:
     )
 
 
+def at_work(job: Job) -> list[Object]:
+    """The training's pods of the moment: none that has ended or is being replaced."""
+    pods = (pod for pod in job.pods("train") if "deletionTimestamp" not in pod["metadata"])
+    return [pod for pod in pods if pod["status"]["phase"] in {"Pending", "Running"}]
+
+
+def index_of(pod: Object) -> str:
+    return str(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+
+
 @pytest.fixture(scope="module")
 def alone(agent) -> Object:
     """One pod that adds up two rows a step."""
@@ -32,10 +43,10 @@ def alone(agent) -> Object:
 
 def test_two_pods_train_to_the_loss_of_one_with_the_same_global_batch(agent, alone):
     job = Job(agent.job.cluster, agent.job.namespace, "together").submit(training(agent, nodes=2))
+    job.until(lambda seen: stage(seen, "train").get("state") == "Running", "the training")
+    wait_for(lambda: sorted(map(index_of, at_work(job))) == ["0", "1"], "both pods at work, and no other")
     result = job.until_stage("train")["result"]
-    indexes = {pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] for pod in job.pods("train")}
     job.delete()
-    assert indexes == {"0", "1"}
     assert result["worldSize"] == 2
     assert result["steps"] == alone["steps"]
     assert result["finalLoss"] == pytest.approx(alone["finalLoss"], rel=1e-2)
@@ -64,8 +75,9 @@ def on_gpus(agent, count: int) -> Object:
 @pytest.mark.usefixtures("fake_gpus")
 def test_a_pod_asks_for_the_gpus_that_the_spec_says(agent, cluster):
     job = Job(cluster, agent.job.namespace, "gpus").submit(on_gpus(agent, 2))
-    job.until(lambda seen: seen.get("gpus") == 2 and job.pods("train"), "two GPUs")
-    (pod,) = job.pods("train")
+    job.until(lambda seen: seen.get("gpus") == 2, "two GPUs")
+    wait_for(lambda: bool(at_work(job)), "the training's pod")
+    (pod,) = at_work(job)
     cluster.wait("condition=PodScheduled", f"pod/{pod['metadata']['name']}", agent.job.namespace)
     job.delete()
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
