@@ -58,7 +58,7 @@ test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
 	$(BIN)/pytest tests/local
-test-cluster: .venv/cluster ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster
+test-cluster: $(if $(KUBE_CONTEXT),.venv/dev,.venv/cluster) ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster
 	$(BIN)/pytest tests/cluster/test_cluster.py $(filter-out %/test_cluster.py,$(sort $(wildcard tests/cluster/test_*.py)))
 # Where the cluster is our own: what it needs is made while the example trains.
 OWN_CLUSTER := $(if $(KUBE_CONTEXT),,$(if $(filter 0,$(shell id -u)),.venv/cluster))

@@ -20,6 +20,8 @@ class Cluster:
 
     def __init__(self, kubeconfig: Path, context: str, folder: Path | None = None) -> None:
         self.kubeconfig, self.context, self.folder = kubeconfig, context, folder
+        self.made: list[str] = []
+        """Namespaces of the tests'."""
 
     def command(self, *arguments: str) -> list[str]:
         return [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", f"--context={self.context}", *arguments]
@@ -37,9 +39,11 @@ class Cluster:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
     def namespace(self, name: str) -> None:
-        """One that enforces the `restricted` Pod Security Standard."""
+        """One that enforces the `restricted` Pod Security Standard; on another cluster than our own a new one."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        self.kubectl("create" if self.folder is None else "apply", "-f", "-", stdin=json.dumps(body))
+        self.made.append(f"namespace/{name}")
 
     def wait(self, condition: str, what: str, namespace: str, seconds: int = 60) -> None:
         self.kubectl("wait", f"--for={condition}", what, "-n", namespace, f"--timeout={seconds}s")

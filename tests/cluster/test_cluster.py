@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.kubernetes.node import ADDRESS, wait_for
 
+pytestmark = pytest.mark.usefixtures("node")  # what another cluster does is its owner's affair
 SPACE = "restricted"
 IMAGE = "localhost/busybox:1"
 PAGE = "served from a volume"

@@ -41,6 +41,14 @@ def alone(agent) -> Object:
     return result
 
 
+@pytest.fixture
+def one_node(cluster) -> None:
+    """Where the workspace's claim (ReadWriteOnce) serves both pods."""
+    if len(cluster.get("nodes")["items"]) > 1:
+        pytest.skip("two pods on two nodes need a claim that is ReadWriteMany")
+
+
+@pytest.mark.usefixtures("one_node")
 def test_two_pods_train_to_the_loss_of_one_with_the_same_global_batch(agent, alone):
     job = Job(agent.job.cluster, agent.job.namespace, "together").submit(training(agent, nodes=2))
     job.until(lambda seen: stage(seen, "train").get("state") == "Running", "the training")
