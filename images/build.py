@@ -3,9 +3,9 @@
     python images/build.py operator trainer demo      # or: make images
     python images/build.py operator --cluster FOLDER  # and bring it into a test cluster: make cluster says its folder
 
-BASE_IMAGE is the Debian that they stand on, docker.io/library/debian:bookworm-slim when it is not set;
-BASE_IMAGE=mmdebstrap makes one from Debian packages, where no image registry can be reached. REGISTRY stands before the
-names, localhost when it is not set; the tag is the version in pyproject.toml, as the chart has it.
+It says last how large each is. BASE_IMAGE is the Debian that they stand on, docker.io/library/debian:bookworm-slim when
+it is not set; BASE_IMAGE=mmdebstrap makes one from Debian packages, where no image registry can be reached. REGISTRY
+stands before the names, localhost when it is not set; the tag is the version in pyproject.toml, as the chart has it.
 """
 
 import argparse
@@ -152,6 +152,11 @@ def load(program: str, name: str, cluster: Path) -> None:
     run(*images, "label", tag(name), mark)
 
 
+def size(program: str, image: str) -> str:
+    """Unpacked, with the layers that it shares with others."""
+    return output(program, "images", "--format", "{{.Size}}", image).partition("\n")[0]
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all of them when none is named")
@@ -162,12 +167,15 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     program = engine()
     on = base(program)
-    if {"trainer", "demo"} & set(names) and not has(program, environment_tag(on)):
+    shared = [environment_tag(on)] if {"trainer", "demo"} & set(names) else []
+    if not all(has(program, image) for image in shared):
         build(program, ENVIRONMENT, on)
     for name in names:
         build(program, name, on)
         if given.cluster:
             load(program, name, given.cluster)
+    for image in (*shared, *map(tag, names)):
+        sys.stdout.write(f"{size(program, image):>8}  {image}\n")
 
 
 if __name__ == "__main__":
