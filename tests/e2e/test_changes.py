@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+from tests import browser
 from tests.e2e.conftest import changed, finetune, open_demo, run_job
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
@@ -57,9 +58,14 @@ def test_the_plan_says_why_training_would_run(small_run, small_job, workspace):
     assert "learningRate" in told.stdout
 
 
-def test_a_ready_adapter_skips_training(small_run, small_job, workspace):
+def test_a_ready_adapter_skips_training_and_its_demo_opens(small_run, small_job, workspace):
     exports = sorted((workspace / "export").glob("*/adapter"), key=lambda folder: folder.stat().st_mtime)
     source = {"volume": {"claimName": "share", "path": exports[-1].parent.name + "/adapter"}, "template": "qwen_chat"}
-    job = edited(small_job, dataset=None, training=None, adapter=source)
-    run = run_job(job, workspace, "--until", "merge", "--volume", f"share={workspace / 'export'}")
-    assert run.states == {"model": "Reused", "export": "Succeeded", "merge": "Succeeded"}
+    title, unjudged = "A ready adapter", {"enabled": False}
+    job = edited(small_job, dataset=None, training=None, adapter=source, evaluation=unjudged, demo__title=title)
+    shared = ("--volume", f"share={workspace / 'export'}")
+    with open_demo(job, workspace, *shared) as opened, browser.browser() as page:
+        browser.open_demo(page, opened.url, title)
+    assert opened.run.states == {
+        "model": "Reused", "export": "Succeeded", "merge": "Succeeded", "demo": "Succeeded",
+    }  # fmt: skip
