@@ -30,7 +30,7 @@ def test_a_stages_progress_reaches_the_jobs_status(cluster, told):
     progress = {"step": 9, "totalSteps": 90, "loss": 0.75, "updatedAt": "2026-01-01T00:00:00Z"}
     (told.folder / "progress.json").write_text(json.dumps(progress))
     points = [json.dumps({"step": n, "loss": 2.0 - n / 100, "learningRate": 1e-3}) for n in range(1, 121)]
-    (told.folder / "curve.jsonl").write_text("\n".join(points))
+    (told.folder / "curve.jsonl").write_text("".join(f"{point}\n" for point in points))
     told.tell()
     wait_for(lambda: cluster.status(LIFE, "teller").get("training", {}).get("step") == 9)
     status = cluster.status(LIFE, "teller")
