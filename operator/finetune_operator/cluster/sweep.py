@@ -16,7 +16,9 @@ from finetune_operator.manifests.names import JOB_LABEL
 log = logging.getLogger(__name__)
 
 OTHERS = tuple(kind for kind in KINDS if kind.watched and kind is not FINE_TUNE_JOBS)
-"""Of these each sweep compares one, in turn: the lists of a thousand jobs' children cost seconds of processor time."""
+TURNS = tuple(kind for kind in OTHERS if kind is not PODS)
+"""Of these each sweep compares one, in turn: the lists of a thousand jobs' children cost seconds of processor time.
+Pods, the most of them, go with their Jobs; they are compared where a watch began anew and may have missed their end."""
 AFTER_RELIST = 5.0
 """Seconds after a watch began anew."""
 
@@ -34,7 +36,7 @@ class Sweeper:
         count = 0
         while True:
             await self.pause()
-            others = OTHERS if self.health.relisted else (OTHERS[count % len(OTHERS)],)
+            others = OTHERS if self.health.relisted else (TURNS[count % len(TURNS)],)
             count += 1
             self.health.relisted = False
             try:
