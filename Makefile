@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: cluster cluster-down images test-cluster help setup setup-dev quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
+.PHONY: cluster cluster-down images test-cluster help setup setup-dev setup-hopper quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
 	bench-quickstart bench-data bench-merge bench-operator bench-gpu bench-gpus clean
 
 help: ## say what each target does
@@ -36,6 +36,9 @@ help: ## say what each target does
 
 setup: .venv/local ## make .venv with everything that a run needs
 setup-dev: .venv/dev ## the same, and what tests and linters need
+
+setup-hopper: setup ## the same, and flash-attn-4 for GPUs of the Hopper kind (250 MB)
+	@$(PINNED) -r requirements/hopper.txt
 
 quickstart: setup ## train, judge and serve the small example; ends with an open demo
 	$(BIN)/finetune run examples/smollm2-react.yaml
@@ -102,6 +105,8 @@ lock: .venv/uv-$(UV_VERSION) ## resolve requirements/*.in into pins with hashes
 		--constraint requirements/dev.txt requirements/local.in -o requirements/local.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --override requirements/overrides.txt --generate-hashes \
 		--constraint requirements/dev.txt requirements/operator.in -o requirements/operator.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-deps --generate-hashes \
+		--constraint requirements/local.txt requirements/hopper.in -o requirements/hopper.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes requirements/checkov.in -o requirements/checkov.txt
 
 bench-quickstart: setup ## the example from nothing to the open demo, and again

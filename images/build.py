@@ -6,6 +6,7 @@
 It says last how large each is. BASE_IMAGE is the Debian that they stand on, docker.io/library/debian:bookworm-slim when
 it is not set; BASE_IMAGE=mmdebstrap makes one from Debian packages, where no image registry can be reached. REGISTRY
 stands before the names, localhost when it is not set; the tag is the version in pyproject.toml, as the chart has it.
+HOPPER=1 puts flash-attn-4 into the trainer, for GPUs of the Hopper kind.
 """
 
 import argparse
@@ -26,7 +27,7 @@ ENVIRONMENT = "environment"
 ENVIRONMENT_SOURCES = ("images/environment/Dockerfile", "requirements/local.txt")
 SOURCES = {
     "operator": ("operator", "jobs/finetune_jobs/contract.py", "requirements/operator.txt"),
-    "trainer": ("jobs", *ENVIRONMENT_SOURCES),
+    "trainer": ("jobs", "requirements/hopper.txt", *ENVIRONMENT_SOURCES),
     "demo": ("jobs", *ENVIRONMENT_SOURCES),
 }
 """What an image is made of beside its own Dockerfile."""
@@ -116,6 +117,8 @@ def build(program: str, name: str, on: str) -> None:
     if name != ENVIRONMENT:
         said = {"VERSION": version(), "REVISION": revision(name)}
         tagged, arguments = tag(name), arguments | {"ENVIRONMENT_IMAGE": tagged} | said
+    if name == "trainer":
+        arguments["HOPPER"] = os.environ.get("HOPPER", "0")
     # Steps run as this build's own processes: it works inside containers and without cgroups.
     own = [] if program == "docker" else ["--isolation", "chroot", "--layers"]
     options = [*own, "--network", "host", *certificates(), *[f"--build-arg={k}={v}" for k, v in arguments.items()]]

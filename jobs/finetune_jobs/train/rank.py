@@ -9,6 +9,7 @@ torchrun starts it, or you by hand, beside the config that the stage wrote::
 import gc
 import importlib
 import json
+import logging
 import os
 import runpy
 import sys
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     stop.listen()
+    logging.getLogger("finetune_jobs").addHandler(logging.StreamHandler())
+    if os.environ.get("RANK", "0") == "0":  # the others say the same
+        logging.getLogger("finetune_jobs").setLevel(logging.INFO)
     try:
         _train(arguments)
     except BaseException as error:

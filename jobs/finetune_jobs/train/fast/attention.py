@@ -1,14 +1,17 @@
 """Causal attention over rows, and over documents packed into rows, never from one document into another."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+
+from finetune_jobs.train.fast import hopper
 
 HALF = (torch.bfloat16, torch.float16)
 """What the GPU's fused kernels compute in."""
@@ -24,12 +27,49 @@ class Documents:
     """Tokens of the longest document."""
 
 
+Attention = Callable[[Tensor, Tensor, Tensor, Documents | None], Tensor]
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
     """q (B, S, H, d); k, v (B, S, G, d), H a multiple of G. Returns (B, S, H, d).
 
-    Without `documents` each row is one document. On a GPU: cuDNN or flash attention, for documents torch's varlen_attn;
-    elsewhere one product under a mask.
+    Without `documents` each row is one document.
     """
+    way = attention_for(q.device, q.dtype, q.shape[2], k.shape[2], q.shape[3])
+    return way(q, k, v, documents)
+
+
+@lru_cache
+def attention_for(device: torch.device, dtype: torch.dtype, heads: int, groups: int, width: int) -> Attention:
+    """`by_torch`, or flash-attn-4's where it can be had."""
+    if not hopper.wanted(device, dtype) or width != hopper.WIDTH:
+        return by_torch
+    differs = partial(_differs, device=device, heads=heads, groups=groups)
+    return hopper.trusted(hopper.flash_attention, differs) or by_torch
+
+
+def _differs(way: Attention, device: torch.device, heads: int, groups: int) -> float:
+    """How far results and gradients are from PyTorch's, at most: two rows as they are, and as four documents."""
+    draw = torch.Generator(device).manual_seed(0)
+    q, k, v, given = (
+        torch.randn(2, 384, count, hopper.WIDTH, device=device, generator=draw).bfloat16()
+        for count in (heads, groups, groups, heads)
+    )
+    inputs = [t.requires_grad_() for t in (q, k, v)]
+    packed = Documents(torch.tensor([0, 100, 384, 400, 768], dtype=torch.int32, device=device), 368)
+    away = []
+    with torch.enable_grad():
+        for documents in (None, packed):
+            told = []
+            for one in (way, by_torch):
+                out = one(q, k, v, documents)
+                told.append([out, *torch.autograd.grad(out, inputs, given)])
+            away += [(a.float() - b.float()).norm() / b.float().norm() for a, b in zip(*told, strict=True)]
+    return float(torch.stack(away).max())  # nan where one is
+
+
+def by_torch(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
+    """As `attend`. On a GPU: cuDNN or flash attention, for documents varlen_attn; elsewhere a product under a mask."""
     if documents is None:
         return _rows(q, k, v, None)
     if q.device.type == "cuda" and q.dtype in HALF:

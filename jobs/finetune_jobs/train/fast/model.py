@@ -6,16 +6,21 @@ forward gathers the layers into `Layer`s; without labels or outside training the
 """
 
 import functools
+import json
 import logging
+import os
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from finetune_jobs.train.fast import hopper
 from finetune_jobs.train.fast.attention import Documents
+from finetune_jobs.train.fast.choice import Shape
 from finetune_jobs.train.fast.head import HeadLoss
 from finetune_jobs.train.fast.layer import Batch, Layer, Norm
 
@@ -90,8 +95,11 @@ def shifted(labels: Tensor) -> Tensor:
     return targets.view(-1)
 
 
-def hasten(model: Any, mode: Mode) -> Any:
-    """Give a causal language model the fast training step, from its first training forward on; returns the model."""
+def hasten(model: Any, mode: Mode, compiling: Any = None) -> Any:
+    """Give a causal language model the fast training step, from its first training forward on; returns the model.
+
+    `compiling` is what `hopper.prepare` returned.
+    """
     plain = model.forward
 
     @functools.wraps(plain)
@@ -101,6 +109,7 @@ def hasten(model: Any, mode: Mode) -> Any:
             unknown = ("targets", "positions", "starts", "longest")
             return plain(input_ids=input_ids, labels=labels, **{k: v for k, v in more.items() if k not in unknown})
         if not hasattr(self, "fast_path"):
+            hopper.await_compiled(compiling)
             self.fast_path = FastPath(self, mode)
         from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -131,6 +140,15 @@ def build(
 
     where = torch.device(device or (f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"))
     dtype = torch_dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    compiling = prepare_kernels(pretrained_model_name_or_path) if where.type == "cuda" else None
     model = load(pretrained_model_name_or_path, nf4=quantization == "nf4", keep_nf4=store == "nf4", dtype=dtype,
                  device=where)  # fmt: skip
-    return hasten(model, Mode(store, recomputed_layers, dropout))
+    return hasten(model, Mode(store, recomputed_layers, dropout), compiling)
+
+
+def prepare_kernels(folder: str) -> Any:
+    """Let what compiles at its first use do so beside the reading of the weights, once for all ranks of a machine."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return None
+    shape = Shape.of(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
+    return hopper.prepare(shape.heads, shape.groups)
