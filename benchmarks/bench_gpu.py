@@ -39,10 +39,14 @@ SHAPE = {
     "vocab_size": VOCABULARY, "max_position_embeddings": 8192, "rope_theta": 500000.0, "tie_word_embeddings": False,
     "use_cache": False,
 }  # fmt: skip
-PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "liger_kernel", "xtuner", "deepspeed", "unsloth")
+PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "liger_kernel", "xtuner", "deepspeed", "unsloth",
+            "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl")  # fmt: skip
 ROWS: dict[str, dict[str, Any]] = {
     "ours": {"kind": "ours", "batch": 6, "dropout": 0.0},
     "ours-dropout": {"kind": "ours", "batch": 5, "dropout": 0.1},
+    "ours-torch": {"kind": "ours", "batch": 6, "dropout": 0.0, "hopper": False},
+    "ours-torch-dropout": {"kind": "ours", "batch": 5, "dropout": 0.1, "hopper": False},
+    "ours-torch-documents": {"kind": "ours", "batch": 5, "dropout": 0.1, "documents": True, "hopper": False},
     "ours-fp8": {"kind": "ours", "batch": 6, "dropout": 0.0, "store": "fp8"},
     "ours-documents": {"kind": "ours", "batch": 5, "dropout": 0.1, "documents": True},
     "ours-conversations": {"kind": "ours", "batch": 5, "dropout": 0.1, "documents": True, "supervised": 0.4},
@@ -58,7 +62,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "limit": {"kind": "limit", "attention": False},
     "limit-attention": {"kind": "limit", "attention": True},
 }
-"""`supervised` is the part at the end of each document whose tokens have labels; without it all have."""
+"""`supervised` is the part at the end of each document whose tokens have labels; without it all have. `hopper` False
+leaves out the kernels of flash-attn-4 and quack, where these are installed."""
 
 
 def main() -> None:
@@ -91,10 +96,10 @@ def main() -> None:
 
 def processes(names: list[str]) -> list[list[str]]:
     """Rows that share a process; a sort that patches its libraries is never in one with another."""
-    shared: dict[str, list[str]] = {}
+    shared: dict[Any, list[str]] = {}
     for name in names:
         kind = ROWS[name]["kind"]
-        shared.setdefault(kind if kind in ("ours", "peft") else name, []).append(name)
+        shared.setdefault((kind, "hopper" in ROWS[name]) if kind in ("ours", "peft") else name, []).append(name)
     return list(shared.values())
 
 
@@ -107,10 +112,11 @@ def child(names: list[str], options: argparse.Namespace) -> Iterator[dict[str, A
     left = list(names)
     elsewhere = os.environ.get("UNSLOTH_PYTHONPATH") if ROWS[names[0]]["kind"] == "unsloth" else None
     paths = os.pathsep.join(filter(None, (elsewhere, os.environ.get("PYTHONPATH"))))
+    surroundings = {**os.environ, "PYTHONPATH": paths}
+    if not ROWS[names[0]].get("hopper", True):
+        surroundings["FINETUNE_HOPPER"] = "0"
     with log.open("w") as errors:
-        ran = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "PYTHONPATH": paths}
-        )
+        ran = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=surroundings)
         for line in ran.stdout or ():
             if line.startswith('{"row"'):
                 result = json.loads(line)
