@@ -68,7 +68,11 @@ WRONG = [
     ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size .*, one of the two"),
     ('learningRate: "1e-3"', "epochs: 0", "spec.training.epochs: 0 is too small; write 1 or more"),
     ('learningRate: "1e-3"', "epochs: 2000", "spec.training.epochs: 2000 is too large; write 1000 or less"),
-    ("spec:\n", "spec:\n  imagePullSecrets: [mine]\n", r"imagePullSecrets.0.: has fields of its own; write name below"),
+    (
+        "spec:\n",
+        "spec:\n  imagePullSecrets: [mine]\n",
+        r"imagePullSecrets.0.: has fields of its own; write them below it: name",
+    ),
     ("spec:\n", "spec:\n  stages: {train: {nodeSelector: {gpu: true}}}\n", "gpu: is true to YAML.* in quotes"),
     ("spec:\n", "spec:\n  demo: {tools: ArxivSearch}\n", r"spec.demo.tools: is a list; write .ArxivSearch."),
     ("spec:\n", "spec:\n  demo: {tools: [arxivSearch]}\n", "spec.demo.tools.0.: .* did you mean 'ArxivSearch'?"),

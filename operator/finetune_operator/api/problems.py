@@ -11,6 +11,9 @@ from pydantic_core import ErrorDetails
 
 from finetune_operator.api.forms import FORMS
 
+FIELDS_TOLD = 4
+"""Of an object that is written as a word."""
+
 
 class SpecError(Exception):
     """A job that can't be taken; `problems` are sentences, one each."""
@@ -63,12 +66,12 @@ def unknown_name(detail: ErrorDetails, _: type[BaseModel]) -> str:
     return f"{detail['input']!r} is not known; {nearest(str(detail['input']), choices(expected))}"
 
 
-def not_a_string(detail: ErrorDetails, _: type[BaseModel]) -> str | None:
+def not_a_string(detail: ErrorDetails, _: type[BaseModel]) -> str:
     given = detail["input"]
     if isinstance(given, bool):
         return f"is {str(given).lower()} to YAML, and strings are expected here; write it in quotes"
     if not isinstance(given, int | float):
-        return None
+        return "is no text; write it in quotes, or below a | where it has several lines"
     return f'{given} is a number, and strings are expected here; write it in quotes: "{given}"'
 
 
@@ -76,7 +79,8 @@ def not_an_object(detail: ErrorDetails, root: type[BaseModel]) -> str:
     """Without what was given: where a Secret is to be named, it may be the secret."""
     owner = model_at(root, detail["loc"])
     fields = [f.alias or n for n, f in owner.model_fields.items()] if owner else []
-    return f"has fields of its own; write {' or '.join(fields) or 'key: value'} below it"
+    more = ", ..." if len(fields) > FIELDS_TOLD else ""
+    return f"has fields of its own; write them below it: {', '.join(fields[:FIELDS_TOLD]) or 'key: value'}{more}"
 
 
 def not_a_list(detail: ErrorDetails, _: type[BaseModel]) -> str:
