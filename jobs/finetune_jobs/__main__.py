@@ -5,7 +5,6 @@ meet at a lock: the second waits, then takes the first one's result.
 """
 
 import argparse
-import errno
 import fcntl
 import importlib
 import logging
@@ -37,6 +36,7 @@ from finetune_jobs.contract import (
 from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room, clear_drafts, node_rank, read_record, stage_folder, write_atomically
 from finetune_jobs.telling import told
+from finetune_jobs.trouble import of_system
 
 log = logging.getLogger("finetune_jobs")
 
@@ -63,13 +63,6 @@ OWN_THREADS = {Stage.MERGE}
 SHAPING_PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "xtuner", "datasets", "tokenizers", "lagent",
 )  # fmt: skip
-
-OS_ERRORS = {
-    errno.ENOSPC: (MachineTrouble, "DiskFull", "Free some space or use a larger volume; what is finished is kept."),
-    errno.EDQUOT: (MachineTrouble, "DiskFull", "Raise the quota or free some space; what is finished is kept."),
-    errno.EACCES: (UserMistake, "NoPermission", "Give this user read and write permission, or use another folder."),
-    errno.EROFS: (UserMistake, "NoPermission", "Use a workspace that can be written to."),
-}  # fmt: skip
 
 
 @contextmanager
@@ -127,12 +120,7 @@ def as_stage_error(error: BaseException) -> StageError:
         return error
     if isinstance(error, KeyboardInterrupt):
         return Interrupted()
-    if isinstance(error, OSError) and error.errno in OS_ERRORS:
-        kind, reason, cure = OS_ERRORS[error.errno]
-        return kind(reason, f"{error.strerror}: {error.filename or 'the workspace'}.", cure)
-    if isinstance(error, MemoryError):
-        return MachineTrouble("OutOfMemory", "This machine ran out of memory.", "Give the stage more memory.")
-    return MachineTrouble(
+    return of_system(error) or MachineTrouble(
         "Unforeseen",
         f"{type(error).__name__}: {error}",
         "See the traceback in the stage's log; if it is not of your making, please report it.",

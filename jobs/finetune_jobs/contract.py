@@ -359,6 +359,10 @@ PROMPT_SETS = ("arxiv-react", "two-tools-react")
 """Built-in sets of held-out prompts, by name; the first needs no tool but ArxivSearch and is the default."""
 
 
+TOOLS = ("ArxivSearch", "Calculator")
+"""Lagent's actions that a page may offer: those that always answer and can do no harm."""
+
+
 class EvaluateRequest(Request):
     """Judge base against merged on held-out prompts."""
 

@@ -9,6 +9,8 @@ Each carries a stable CamelCase reason, a sentence that says what is wrong and a
 to write or do instead.
 """
 
+from collections.abc import Mapping
+
 from finetune_jobs.contract import ExitCode, Failure
 
 FIRST_LINE = 300
@@ -43,3 +45,14 @@ class Interrupted(StageError):
 
     def __init__(self, message: str = "Asked to stop.", cure: str = "Run the same job again to go on.") -> None:
         super().__init__("Interrupted", message, cure)
+
+
+def as_told(error: StageError) -> dict[str, object]:
+    """What a process leaves for the stage that started it; `of_told` reads it."""
+    return {"exitCode": int(error.exit_code), "failure": error.failure.model_dump(mode="json", by_alias=True)}
+
+
+def of_told(told: Mapping[str, object]) -> StageError:
+    failure = Failure.model_validate(told["failure"])
+    kind = UserMistake if told["exitCode"] == ExitCode.USER_MISTAKE else MachineTrouble
+    return kind(failure.reason, failure.message, failure.cure)

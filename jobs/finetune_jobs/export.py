@@ -15,6 +15,7 @@ from finetune_jobs.contract import ADAPTER_FOLDER, MODEL_FOLDER, ExportRequest, 
 from finetune_jobs.errors import MachineTrouble, UserMistake, first_line
 from finetune_jobs.room import Room
 from finetune_jobs.sources import fetch
+from finetune_jobs.trouble import trouble_in
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,9 @@ def check(base: Path, folder: Path) -> dict[str, tuple[int, ...]]:
                 refuse_broken(name, tensor)
                 shapes[name] = tuple(tensor.shape)
     except (OSError, SafetensorError) as error:
-        raise UserMistake("AdapterUnreadable", f"{WEIGHTS_FILE} can't be read: {error}.", "Bring it again.") from error
+        raise trouble_in(error) or UserMistake(
+            "AdapterUnreadable", f"{WEIGHTS_FILE} can't be read: {error}.", "Bring it again."
+        ) from error
     compare(shapes, expected_shapes(base, folder))
     return shapes
 

@@ -50,7 +50,7 @@ CURES = [
     (
         "spec:\n",
         "spec:\n  demo: {tools: [ArxivSearch, a-b]}\n",
-        "tools.1.: .*write letters, digits and '_'",
+        'tools.1.: Unsupported value: "a-b": supported values: "ArxivSearch", "Calculator"',
     ),
     (
         '"1e-3"',

@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kubernetes.node import ADDRESS, wait_for
+from tests.kubernetes.node import ADDRESS, kubelets, wait_for
 
 pytestmark = pytest.mark.usefixtures("node")  # what another cluster does is its owner's affair
 SPACE = "restricted"
@@ -118,13 +116,6 @@ def container(cluster) -> str:
     """Id of the web pod's container; another one if it was started again."""
     path = "jsonpath={.status.containerStatuses[0].containerID}"
     return cluster.kubectl("get", "pod", "web", "-n", SPACE, "-o", path)
-
-
-def kubelets(folder: Path) -> set[int]:
-    """Process ids of the cluster's kubelet."""
-    found = subprocess.run(["pgrep", "-x", "kubelet"], capture_output=True, text=True, check=False)
-    pids = {int(pid) for pid in found.stdout.split()}
-    return {pid for pid in pids if f"{folder}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 @pytest.mark.usefixtures("web")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from tests.cluster.kube import Job, Object
 from tests.cluster.specs import CLAIM, example
-from tests.kubernetes.node import wait_for
+from tests.kubernetes.node import kubelets, wait_for
 from tests.lives import Life, done_twice, lives_of
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the agent's whole job
@@ -73,13 +73,9 @@ def kill_training() -> None:
 
 
 def kill_kubelet(node: Path) -> None:
-    def kubelets() -> set[int]:
-        named = [process.pid for process in psutil.process_iter(["name"]) if process.info["name"] == "kubelet"]
-        return {pid for pid in named if f"{node}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-    (old,) = kubelets()
+    (old,) = kubelets(node)
     os.kill(old, signal.SIGKILL)
-    wait_for(lambda: bool(kubelets() - {old}), "kubelet is started again")
+    wait_for(lambda: bool(kubelets(node) - {old}), "kubelet is started again")
 
 
 @pytest.fixture(scope="module")

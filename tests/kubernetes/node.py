@@ -60,6 +60,13 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         pause.wait(0.1)
 
 
+def kubelets(folder: Path) -> set[int]:
+    """Process ids of the kubelet of the cluster in this folder, as its owner outside sees them."""
+    found = subprocess.run(["pgrep", "-x", "kubelet"], capture_output=True, text=True, check=False)
+    pids = {int(pid) for pid in found.stdout.split()}
+    return {pid for pid in pids if f"{folder}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 

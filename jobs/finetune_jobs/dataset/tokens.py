@@ -18,6 +18,7 @@ from finetune_jobs.dataset.byte_pairs import BytePairs, Different
 from finetune_jobs.dataset.conversation import Conversation, NotUnderstood, Turn
 from finetune_jobs.errors import UserMistake, first_line
 from finetune_jobs.templates import Template
+from finetune_jobs.trouble import trouble_in
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError) as error:
-        raise UserMistake(
+        raise trouble_in(error) or UserMistake(
             "TokenizerMissing",
             f"No tokenizer can be loaded from {folder}: {first_line(error)}",
             "Use a model source that has its tokenizer's files, tokenizer.json or tokenizer.model among them.",

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_jobs.errors import UserMistake
 from finetune_jobs.merge.blocks import MODE
+from finetune_jobs.trouble import trouble_in
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
@@ -24,7 +25,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserMistake(
+        raise trouble_in(error) or UserMistake(
             "ConfigBroken",
             f"The base model's {CONFIG_FILE} can't be read: {error}.",
             "Name as spec.model a folder with the model's own config.json.",

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_jobs.errors import UserMistake, first_line
 from finetune_jobs.room import write_atomically
+from finetune_jobs.trouble import trouble_in
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def load(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 (tokenizers raises no narrower one for a broken file)
-        raise UserMistake(
+        raise trouble_in(error) or UserMistake(
             "TokenizerBroken",
             f"The tokenizer can't be loaded: {type(error).__name__}: {first_line(error)}",
             "Bring the tokenizer's files anew; a tokenizer that needs code of its own can't be used.",

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_jobs.contract import CONFIG_FILE, ExitCode, Failure
-from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
+from finetune_jobs.contract import CONFIG_FILE
+from finetune_jobs.errors import Interrupted, of_told
 from finetune_jobs.lifeline import PARENT_VARIABLE
 from finetune_jobs.train import checkpoints
 from finetune_jobs.train.failures import explain
@@ -143,15 +143,9 @@ def conclude(out: Path, world: World, code: int, last: "deque[str]", *, asked: b
     told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ranks_folder(out, world).glob("*.json"))]
     for rank in told:
         if "failure" in rank:
-            raise as_stage_error(rank)
+            raise of_told(rank)
     output = [*last, f"torchrun ended with exitcode: {code}"]
     raise explain([rank["error"] for rank in told], output, oom_kills=oom)
-
-
-def as_stage_error(rank: Mapping[str, object]) -> StageError:
-    failure = Failure.model_validate(rank["failure"])
-    kind = UserMistake if rank["exitCode"] == ExitCode.USER_MISTAKE else MachineTrouble
-    return kind(failure.reason, failure.message, failure.cure)
 
 
 def oom_kills(events: Path = MEMORY_EVENTS) -> int:

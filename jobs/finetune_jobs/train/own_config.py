@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_jobs.contract import TrainRequest
 from finetune_jobs.errors import UserMistake, first_line
+from finetune_jobs.trouble import trouble_in
 
 MODEL_KEY = "pretrained_model_name_or_path"
 
@@ -77,7 +78,7 @@ def load(text: str) -> dict[str, Any]:
         except Exception as error:  # whatever the config's own lines raise
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
             line = f" in line {lines[-1]}" if lines else ""
-            raise UserMistake(
+            raise trouble_in(error) or UserMistake(
                 "ConfigInvalid",
                 f"The XTuner config can't be read: {type(error).__name__}: {first_line(error)}{line}.",
                 f"Correct it{line}; `xtuner train` reads it by mmengine's Config.fromfile.",

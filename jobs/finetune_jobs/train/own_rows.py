@@ -3,6 +3,7 @@
 A process of its own, without GPUs: what XTuner and its libraries take of memory is free again when the ranks start.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from finetune_jobs.contract import Failure
-from finetune_jobs.errors import MachineTrouble, UserMistake, first_line
+from finetune_jobs.errors import MachineTrouble, StageError, UserMistake, as_told, first_line, of_told
 from finetune_jobs.lifeline import PARENT_VARIABLE, die_with_parent
+from finetune_jobs.room import write_atomically
 from finetune_jobs.train import rank
 from finetune_jobs.train.preflight import read_model_config
+from finetune_jobs.trouble import trouble_in
 
 CONVERSATIONS = 32
 """Taken of the data, or a batch if that is more."""
@@ -26,15 +28,15 @@ ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PA
 
 
 def check_batch(config: Path) -> None:
-    """Raise UserMistake where the config, complete with this machine's paths, makes no batch of the data."""
+    """Raise UserMistake where the config, complete with this machine's paths, makes no batch of the data, and
+    MachineTrouble where this machine is why."""
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
         command = [sys.executable, "-m", "finetune_jobs.train.own_rows", str(config), str(outcome)]
         environment = {**os.environ, **ENVIRONMENT, PARENT_VARIABLE: str(os.getpid())}
         code = subprocess.run(command, stdout=sys.stderr, env=environment, check=False).returncode
         if outcome.exists():
-            failure = Failure.model_validate_json(outcome.read_bytes())
-            raise UserMistake(failure.reason, failure.message, failure.cure)
+            raise of_told(json.loads(outcome.read_bytes()))
     if code != 0:
         raise MachineTrouble(
             "PreflightFailed",
@@ -48,19 +50,21 @@ def main(config: str, outcome: str) -> None:
     rank.import_all()
     try:
         take_batch(Path(config))
-    except UserMistake as error:
-        failure = error.failure
     except Exception as error:  # noqa: BLE001 - whatever the config's own functions raise
         traceback.print_exc()
-        failure = Failure(
-            reason="ConfigInvalid",
-            message="The XTuner config makes no batch of the data: "
-            f"{type(error).__name__}: {first_line(error).removesuffix('.')}.",
-            cure="Correct its train_dataloader; the stage's log has the whole error.",
-        )
-    else:
-        return
-    Path(outcome).write_text(failure.to_json(), encoding="utf-8")
+        # by rename: a killed process or a full disk leaves no half of it
+        write_atomically(Path(outcome), json.dumps(as_told(as_stage_error(error))))
+
+
+def as_stage_error(error: Exception) -> StageError:
+    """Whose trouble it is that there is no batch: this machine's where anything behind the error says so."""
+    if isinstance(error, StageError):
+        return error
+    return trouble_in(error) or UserMistake(
+        "ConfigInvalid",
+        f"The XTuner config makes no batch of the data: {type(error).__name__}: {first_line(error).removesuffix('.')}.",
+        "Correct its train_dataloader; the stage's log has the whole error.",
+    )
 
 
 def take_batch(file: Path) -> None:

@@ -17,6 +17,7 @@ from finetune_jobs.train.fast import Choice, choose
 from finetune_jobs.train.hardware import FP8_CAPABILITY, Machine, available_memory
 from finetune_jobs.train.memory import Shape
 from finetune_jobs.train.world import World
+from finetune_jobs.trouble import trouble_in
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ def open_rows(folder: Path) -> Any:
 
     try:
         return load_from_disk(str(folder))
-    except (FileNotFoundError, ValueError, OSError) as error:
-        raise UserMistake(
+    except (ValueError, OSError) as error:
+        raise trouble_in(error) or UserMistake(
             "DatasetUnreadable", f"{folder} can't be read: {error}.", f"Delete {folder.parent} and run again."
         ) from None
 

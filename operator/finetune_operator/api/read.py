@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from finetune_operator.api.job import API_VERSION, KIND, FineTuneJob
 from finetune_operator.api.problems import SpecError, nearest, problems_of
@@ -17,6 +17,20 @@ ConfigMaps = Mapping[str, Mapping[str, str]]
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 """What PyYAML raises for what is no YAML, also: a date in month 13, `!!int` without digits, endless nesting."""
+
+
+BESIDE = "a {kind} stands beside the job; write it into a file of its own, here only the ConfigMaps that the job names"
+
+
+class Named(BaseModel):
+    name: str
+
+
+class ConfigMap(BaseModel):
+    """As much of it as a job reads."""
+
+    metadata: Named
+    data: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -50,13 +64,21 @@ def read_job(text: str) -> JobFile:
     for document in documents:
         if not isinstance(document, dict):
             raise SpecError([f"a document is {type(document).__name__}, not an object; write apiVersion, kind, ..."])
-    jobs = [d for d in documents if d.get("kind") != "ConfigMap"]
+    others = [d for d in documents if d.get("kind") != "ConfigMap"]
+    jobs = others if len(others) == 1 else [d for d in others if d.get("kind") == KIND]
     if len(jobs) != 1:
         raise SpecError([f"{len(jobs)} FineTuneJobs; write exactly one, with the ConfigMaps that it names beside it"])
-    maps = {
-        str(d.get("metadata", {}).get("name")): d.get("data") or {} for d in documents if d.get("kind") == "ConfigMap"
-    }
-    return JobFile(parse_job(jobs[0]), maps)
+    if len(others) > 1:
+        raise SpecError([BESIDE.format(kind=d.get("kind")) for d in others if d is not jobs[0]])
+    maps = [read_config_map(d) for d in documents if d.get("kind") == "ConfigMap"]
+    return JobFile(parse_job(jobs[0]), {found.metadata.name: found.data for found in maps})
+
+
+def read_config_map(document: Mapping[str, Any]) -> ConfigMap:
+    try:
+        return ConfigMap.model_validate(without_nulls(document), strict=True)
+    except ValidationError as error:
+        raise SpecError(f"ConfigMap: {problem}" for problem in problems_of(error, ConfigMap)) from None
 
 
 def without_nulls(value: Any) -> Any:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from finetune_jobs.contract import PROMPT_SETS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source
-from finetune_operator.api.forms import Quantity, ShardSize, ToolName
+from finetune_jobs.contract import PROMPT_SETS, TOOLS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source
+from finetune_operator.api.forms import HostName, Quantity, ShardSize
 from finetune_operator.api.pods import ImagePullSecret, Stages
 from finetune_operator.api.problems import nearest
 from finetune_operator.api.templates import SPELLINGS
@@ -37,6 +37,15 @@ def _known_prompts(name: str) -> str:
 PromptSet = Annotated[
     str, AfterValidator(_known_prompts), Field(json_schema_extra={"enum": sorted(PROMPT_SETS)}, max_length=63)
 ]
+
+
+def _known_tool(name: str) -> str:
+    if name not in TOOLS:
+        raise ValueError(f"{name!r} is not a tool that the page offers; {nearest(name, TOOLS)}")
+    return name
+
+
+Tool = Annotated[str, AfterValidator(_known_tool), Field(json_schema_extra={"enum": sorted(TOOLS)}, max_length=63)]
 
 
 def _fraction(text: str) -> str:
@@ -232,7 +241,7 @@ class IngressTls(Contract):
 class Ingress(Contract):
     """The demo's URL by an Ingress."""
 
-    host: DnsName = Field(description="Host name of the demo, such as agent.example.com.")
+    host: HostName = Field(description="Host name of the demo, such as agent.example.com.")
     class_name: DnsName | None = Field(default=None, description="IngressClass; empty takes the cluster's default.")
     tls: IngressTls | None = Field(default=None, description="Serve the host by https.")
     annotations: dict[str, Annotated[str, StringConstraints(max_length=1024)]] = Field(
@@ -254,7 +263,7 @@ class HttpRoute(Contract):
     """The demo's URL by the Gateway API."""
 
     parent_refs: tuple[ParentRef, ...] = Field(min_length=1, max_length=32, description="Gateways to hang on.")
-    hostnames: tuple[DnsName, ...] = Field(default=(), max_length=16, description="Host names of the demo.")
+    hostnames: tuple[HostName, ...] = Field(default=(), max_length=16, description="Host names of the demo.")
 
 
 class Demo(Contract):
@@ -265,7 +274,7 @@ class Demo(Contract):
     replicas: int = Field(default=1, ge=0, le=100, description="Pods that serve the page.")
     gpus: int = Field(default=0, ge=0, le=64, description="GPUs a demo pod; 0 serves from the CPU.")
     compare_with_base: bool = Field(default=True, description="Show the base model's answer beside the tuned one's.")
-    tools: tuple[ToolName, ...] = Field(
+    tools: tuple[Tool, ...] = Field(
         default=("ArxivSearch",), min_length=1, max_length=20, description="Lagent's actions that the page offers."
     )
     ingress: Ingress | None = Field(default=None, description="Open the page by an Ingress.")

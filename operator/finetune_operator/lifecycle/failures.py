@@ -155,6 +155,13 @@ TABLE = (
     ),
     Row(
         "waits",
+        r'persistentvolumeclaim "[^"]+" not found',
+        "ClaimMissing",
+        "A claim that the job names is not in its namespace.",
+        "Make the PersistentVolumeClaim there, or correct claimName; `kubectl get pvc` lists those that there are.",
+    ),
+    Row(
+        "waits",
         r"persistentvolumeclaim|unbound immediate",
         "WorkspaceUnbound",
         "The workspace's claim is not bound.",

@@ -7,6 +7,7 @@ import pytest
 from lagent.actions import ActionExecutor, ArxivSearch
 
 from finetune_jobs.agent import tools
+from finetune_jobs.contract import TOOLS
 from finetune_jobs.errors import UserMistake
 
 QUERY = '{"query": "low-rank adaptation"}'
@@ -19,6 +20,10 @@ def point_arxiv_at(monkeypatch):
 
     monkeypatch.setattr(arxiv.Client, "query_url_format", arxiv.Client.query_url_format)
     return lambda url: monkeypatch.setenv(tools.ARXIV_URL, url)
+
+
+def test_the_tools_that_a_job_may_name_are_those_that_are_there():
+    assert set(tools.TOOLS) == set(TOOLS)
 
 
 def test_arxiv_search_is_described_as_lagents_own():

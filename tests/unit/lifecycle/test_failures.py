@@ -58,6 +58,10 @@ WAITS = [
     (Pod("p", waits="CreateContainerConfigError"), "ContainerConfigInvalid"),
     (Pod("p", unschedulable="0/2 nodes are available: 2 Insufficient nvidia.com/gpu."), "GpuUnschedulable"),
     (Pod("p", unschedulable="0/2 nodes are available: 2 Insufficient memory."), "Unschedulable"),
+    (
+        Pod("p", unschedulable='0/1 nodes are available: persistentvolumeclaim "reakt-data" not found.'),
+        "ClaimMissing",
+    ),
     (Pod("p", unschedulable="pod has unbound immediate PersistentVolumeClaims"), "WorkspaceUnbound"),
     (Pod("p", unschedulable="node(s) didn't match Pod's node affinity/selector"), "Unschedulable"),
     (Pod("p", waits="ContainerCreating"), None),

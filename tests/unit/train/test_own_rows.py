@@ -1,13 +1,17 @@
 """One batch of the user's own config, taken by a process of its own: how its end is told."""
 
+import errno
+import json
 import sys
 from importlib import import_module
 
 import pytest
 
-from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.errors import MachineTrouble, UserMistake, as_told, of_told
 
 own_rows = import_module("finetune_jobs.train.own_rows")
+own_config = import_module("finetune_jobs.train.own_config")
+preflight = import_module("finetune_jobs.train.preflight")
 
 
 class Rows(dict):
@@ -28,6 +32,63 @@ def test_a_tokenizer_that_is_not_the_models_is_told():
     own_rows.check_rows(Rows(input_ids=[[1, 9], [2]]), 2, 10)
 
 
+def wrapped(error: Exception) -> Exception:
+    """As `datasets` does: an error of its own, raised from the one that says why."""
+    try:
+        try:
+            raise error
+        except Exception as inner:
+            raise RuntimeError("An error occurred while generating the dataset") from inner
+    except RuntimeError as outer:
+        return outer
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/tmp/cache")
+LIBRARY = "libcudart.so.12: cannot open shared object file: No such file or directory"
+WHOSE = [
+    (FULL, MachineTrouble, "DiskFull"),
+    (wrapped(FULL), MachineTrouble, "DiskFull"),
+    (OSError(errno.EIO, "Input/output error"), MachineTrouble, "DiskFailed"),
+    (MemoryError(), MachineTrouble, "OutOfMemory"),
+    (ImportError(LIBRARY), MachineTrouble, "ImageIncomplete"),
+    (KeyError("messages"), UserMistake, "ConfigInvalid"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "mine.json"), UserMistake, "ConfigInvalid"),
+    (ModuleNotFoundError("No module named 'mine'"), UserMistake, "ConfigInvalid"),
+    (UserMistake("TokenizerUnfit", "It gives 10.", "Use another."), UserMistake, "TokenizerUnfit"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "reason"), WHOSE, ids=[repr(error)[:40] for error, _, _ in WHOSE])
+def test_the_process_tells_this_machines_trouble_from_the_users_mistake(monkeypatch, tmp_path, error, kind, reason):
+    monkeypatch.setattr(own_rows, "take_batch", failing(error))
+    monkeypatch.setattr(own_rows, "die_with_parent", lambda: None)
+    monkeypatch.setattr(own_rows.rank, "import_all", lambda: None)
+    own_rows.main("config.py", str(tmp_path / "outcome.json"))
+    told = of_told(json.loads((tmp_path / "outcome.json").read_bytes()))
+    assert (type(told), told.failure.reason) == (kind, reason)
+
+
+def failing(error: Exception):
+    def fail(*_arguments, **_named):
+        raise error
+
+    return fail
+
+
+def test_a_full_disk_while_the_config_is_read_is_no_mistake_in_it(monkeypatch):
+    monkeypatch.setattr("mmengine.config.Config.fromfile", failing(FULL))
+    with pytest.raises(MachineTrouble) as caught:
+        own_config.load("lr = 1\n")
+    assert caught.value.failure.reason == "DiskFull"
+
+
+def test_conversations_that_the_disk_does_not_give_are_the_machines_trouble(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.load_from_disk", failing(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(MachineTrouble) as caught:
+        preflight.open_rows(tmp_path)
+    assert caught.value.failure.reason == "DiskFailed"
+
+
 @pytest.fixture
 def child(monkeypatch, tmp_path):
     """Runs `check_batch` with a process that does this instead of taking a batch."""
@@ -42,10 +103,11 @@ def child(monkeypatch, tmp_path):
     return check
 
 
-def test_what_the_process_refuses_is_the_users_mistake(child):
-    with pytest.raises(UserMistake, match="No batch") as caught:
-        child("""outcome.write('{"reason": "ConfigInvalid", "message": "No batch.", "cure": "Correct it."}')""")
-    assert caught.value.failure.reason == "ConfigInvalid"
+@pytest.mark.parametrize("error", [UserMistake("Reason", "No batch.", "Cure."), MachineTrouble("Reason", "No.", "C.")])
+def test_whose_trouble_it_is_is_what_the_process_says(child, error):
+    with pytest.raises(type(error)) as caught:
+        child(f"outcome.write({json.dumps(as_told(error))!r})")
+    assert caught.value.failure == error.failure
 
 
 def test_a_process_that_was_killed_is_the_machines_trouble(child):
@@ -60,6 +122,8 @@ def test_a_batch_that_was_taken_is_no_news(child):
 def test_the_process_sees_no_gpu_and_dies_with_the_stage(child):
     with pytest.raises(UserMistake, match="''"):
         child(
-            'outcome.write(\'{"reason": "R", "message": "%r", "cure": "c"}\' % os.environ["CUDA_VISIBLE_DEVICES"])\n'
+            "import json\n"
+            'said = {"reason": "R", "message": repr(os.environ["CUDA_VISIBLE_DEVICES"]), "cure": "c"}\n'
+            'outcome.write(json.dumps({"exitCode": 64, "failure": said}))\n'
             'assert os.environ["FINETUNE_PARENT"] == str(os.getppid())'
         )
