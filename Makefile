@@ -8,6 +8,8 @@ PINNED := $(BIN)/uv pip install --quiet --require-hashes --no-deps
 # Threads that spin while they wait slow two busy cores down tenfold.
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
+# Where this is set, as containers like to, each start of a program compiles torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: cluster cluster-down images test-cluster help setup setup-dev quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
