@@ -64,9 +64,10 @@ test-cluster: $(if $(KUBE_CONTEXT),.venv/dev,.venv/cluster) ## images, chart and
 	$(BIN)/pytest tests/cluster/test_cluster.py $(filter-out %/test_cluster.py,$(sort $(wildcard tests/cluster/test_*.py)))
 # Where the cluster is our own: what it needs is made while the example trains.
 OWN_CLUSTER := $(if $(KUBE_CONTEXT),,$(if $(filter 0,$(shell id -u)),.venv/cluster))
+E2E := $(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e
 test-e2e: setup-dev $(OWN_CLUSTER) ## the quickstart's job from end to end, in a browser too; with root also in pods
 	@$(if $(OWN_CLUSTER),nice -n 19 $(BIN)/python -m tests.ahead > .venv/ahead.log 2>&1 &) \
-	echo $(BIN)/pytest tests/e2e; $(BIN)/pytest tests/e2e || { kill $$!; exit 1; }; wait
+	echo $(E2E); $(E2E) || { kill $$!; exit 1; }; wait
 	@if [ -n "$(OWN_CLUSTER)$(KUBE_CONTEXT)" ]; then $(MAKE) test-cluster; \
 	else echo "not root and no KUBE_CONTEXT: no cluster was tested"; fi
 
