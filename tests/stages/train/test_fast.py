@@ -3,14 +3,12 @@
 The stage chooses it only on a GPU; here its config is written as for one and run by hand.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.stages.train.conftest import run_ranks
 
 from finetune_jobs.contract import CHECKPOINTS_FOLDER, CONFIG_FILE, CURVE_FILE, CurvePoint, Lora
 from finetune_jobs.train import checked_setting, curve, deepspeed_text
@@ -60,10 +58,7 @@ def runs(make_training, tmp_path_factory) -> dict[str, Trained]:
     write(one, folder / "nf4", replace(fast, store="nf4", recomputed_layers=1))
     write(two, folder / "two processes", fast)
     processes = {"plain": 1, "fast": 1, "nf4": 1, "two processes": 2}
-    subprocess.run(
-        [sys.executable, "-m", "tests.stages.train.ranks", *(f"{folder / name}={n}" for name, n in processes.items())],
-        check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    run_ranks({folder / name: count for name, count in processes.items()})
     return {name: trained(folder / name) for name in processes}
 
 
