@@ -45,7 +45,7 @@ quickstart: setup ## train, judge and serve the small example; ends with an open
 test: lint test-unit test-api test-chart test-operator test-stages test-local test-e2e ## every check, the quick ones first
 
 test-unit: setup-dev ## pure code and tiny models, in seconds
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit
 test-api: setup-dev ## the resource on a real API server (its programs are built once, some 7 minutes)
 	$(BIN)/pytest tests/api
 test-chart: setup-dev ## the Helm chart: linters, rights, and its life on a real API server (helm is built once, some 4 minutes)
@@ -59,7 +59,7 @@ test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refus
 test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
-	$(BIN)/pytest tests/local
+	$(BIN)/pytest --numprocesses 2 tests/local
 test-cluster: $(if $(KUBE_CONTEXT),.venv/dev,.venv/cluster) ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster
 	$(BIN)/pytest tests/cluster/test_cluster.py $(filter-out %/test_cluster.py,$(sort $(wildcard tests/cluster/test_*.py)))
 # Where the cluster is our own: what it needs is made while the example trains.
