@@ -8,6 +8,8 @@ PINNED := $(BIN)/uv pip install --quiet --require-hashes --no-deps
 # Threads that spin while they wait slow two busy cores down tenfold.
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
+# Where this is set, as containers like to, each start of a program compiles torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: cluster cluster-down images test-cluster help setup setup-dev setup-hopper quickstart test test-unit test-api test-chart test-operator test-chaos test-fuzz test-stages test-local test-e2e lint format generate lock \
@@ -46,7 +48,7 @@ quickstart: setup ## train, judge and serve the small example; ends with an open
 test: lint test-unit test-api test-chart test-operator test-stages test-local test-e2e ## every check, the quick ones first
 
 test-unit: setup-dev ## pure code and tiny models, in seconds
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit
 test-api: setup-dev ## the resource on a real API server (its programs are built once, some 7 minutes)
 	$(BIN)/pytest tests/api
 test-chart: setup-dev ## the Helm chart: linters, rights, and its life on a real API server (helm is built once, some 4 minutes)
@@ -60,14 +62,15 @@ test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refus
 test-stages: setup-dev ## each stage program on real small inputs
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/stages
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
-	$(BIN)/pytest tests/local
+	$(BIN)/pytest --numprocesses 2 tests/local
 test-cluster: $(if $(KUBE_CONTEXT),.venv/dev,.venv/cluster) ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster
 	$(BIN)/pytest tests/cluster/test_cluster.py $(filter-out %/test_cluster.py,$(sort $(wildcard tests/cluster/test_*.py)))
 # Where the cluster is our own: what it needs is made while the example trains.
 OWN_CLUSTER := $(if $(KUBE_CONTEXT),,$(if $(filter 0,$(shell id -u)),.venv/cluster))
+E2E := $(BIN)/pytest --numprocesses 2 --dist loadfile tests/e2e
 test-e2e: setup-dev $(OWN_CLUSTER) ## the quickstart's job from end to end, in a browser too; with root also in pods
 	@$(if $(OWN_CLUSTER),nice -n 19 $(BIN)/python -m tests.ahead > .venv/ahead.log 2>&1 &) \
-	echo $(BIN)/pytest tests/e2e; $(BIN)/pytest tests/e2e || { kill $$!; exit 1; }; wait
+	echo $(E2E); $(E2E) || { kill $$!; exit 1; }; wait
 	@if [ -n "$(OWN_CLUSTER)$(KUBE_CONTEXT)" ]; then $(MAKE) test-cluster; \
 	else echo "not root and no KUBE_CONTEXT: no cluster was tested"; fi
 

@@ -1,18 +1,23 @@
-"""The example's job, run once by the real command for all tests of this folder."""
+"""The example's job, run once by the real command for all tests of this folder, in whichever process they are.
 
+A run has much that only one core works at, above all each program's imports: two processes of pytest keep both busy.
+"""
+
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.brief import LENGTH, brief_rows
 
 FINETUNE = Path(sys.executable).with_name("finetune")
 EXAMPLE = Path("examples/smollm2-react.yaml")
@@ -86,16 +91,47 @@ def open_demo(job: Path, workspace: Path, *arguments: object) -> Iterator[OpenDe
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("workspace")
+def shared(tmp_path_factory, worker_id) -> Path:
+    """A folder of all processes of this pytest."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
 
 
 @pytest.fixture(scope="session")
-def first_run(workspace) -> Run:
-    """The example from nothing to the judged model; minutes."""
-    run = run_job(EXAMPLE, workspace, "--until", "evaluate")
-    assert run.code == 0, run.lines[-1]
+def once(shared) -> Callable[..., Run]:
+    """The run of that name: the first process to ask for it makes it, and any other waits for what came of it."""
+
+    def run(name: str, job: Path, workspace: Path, *arguments: object, **environ: str) -> Run:
+        kept = shared / f"{name}.json"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                made = run_job(job, workspace, *arguments, **environ)
+                kept.write_text(json.dumps(asdict(made)))
+        found = json.loads(kept.read_text())
+        assert found["code"] == 0, found["lines"][-1]
+        return Run(tuple(found["lines"]), found["code"])
+
     return run
+
+
+@pytest.fixture(scope="session")
+def workspace(shared) -> Path:
+    folder = shared / "workspace"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_run(once, workspace) -> Run:
+    """The example as far as the model, which every other run takes as it is."""
+    return once("model", EXAMPLE, workspace, "--until", "model")
+
+
+@pytest.fixture(scope="session")
+def first_run(once, model_run, workspace) -> Run:
+    """The example from its model to the judged one; minutes."""
+    return once("first", EXAMPLE, workspace, "--until", "evaluate")
 
 
 def changed(job: Path, into: Path, **spec: object) -> Path:
@@ -111,7 +147,7 @@ def changed(job: Path, into: Path, **spec: object) -> Path:
     return into
 
 
-SMALL_STEPS, SMALL_INTERVAL = 12, 2
+SMALL_STEPS, SMALL_INTERVAL = 20, 2
 EXACT = {"FINETUNE_CPU_DTYPE": "float32"}
 """For losses that are compared: bfloat16 rounds what another order of sums makes larger."""
 PROMPTS = [
@@ -121,18 +157,19 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="session")
-def small_job(tmp_path_factory, pytestconfig):
-    """The example with a dozen rows of data, each a step, under a claim of their own, and two prompts."""
+def small_job(tmp_path_factory):
+    """The example with a few short rows of data, each a step, under a claim of their own, and two prompts."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "small-data").mkdir()
-    rows = (pytestconfig.rootpath / "examples" / "react-data" / "two_tools.jsonl").read_text().splitlines()
-    (folder / "small-data" / "rows.jsonl").write_text("\n".join(rows[:SMALL_STEPS]) + "\n")
+    (folder / "small-data" / "rows.jsonl").write_text(brief_rows(SMALL_STEPS))
     prompts = {"configMapKeyRef": {"name": "prompts", "key": "list"}}
     job = changed(
         EXAMPLE,
         folder / "job.yaml",
         evaluation={"promptsFrom": prompts, "turns": 0, "maxNewTokens": 16},
         dataset__volume={"claimName": "small-data"},
+        training__maxLength=LENGTH,
+        training__lora={"rank": 8, "alpha": 16, "dropout": "0"},
         training__checkpoint={"everySteps": SMALL_INTERVAL, "keep": 2},
     )
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}}
@@ -142,7 +179,5 @@ def small_job(tmp_path_factory, pytestconfig):
 
 
 @pytest.fixture(scope="session")
-def small_run(small_job, workspace, first_run):
-    run = run_job(small_job, workspace, "--until", "evaluate", **EXACT)
-    assert run.code == 0, run.lines[-1]
-    return run
+def small_run(once, small_job, workspace, model_run) -> Run:
+    return once("small", small_job, workspace, "--until", "evaluate", **EXACT)

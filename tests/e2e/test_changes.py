@@ -6,7 +6,7 @@ import pytest
 from tests import browser
 from tests.e2e.conftest import changed, finetune, open_demo, run_job
 
-pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
+pytestmark = pytest.mark.timeout(3600)  # the example trains beside it
 
 
 def edited(job, **spec):

@@ -15,7 +15,7 @@ from tests.lives import done_twice, lives_of
 from finetune_jobs.contract import Stage
 from finetune_jobs.train import checkpoints
 
-pytestmark = pytest.mark.timeout(3600)  # the first test waits for the whole example
+pytestmark = pytest.mark.timeout(3600)  # the example trains beside it
 
 RUNNER, STAGE = "bin/finetune", "finetune_jobs train"
 TORCHRUN, RANK = "finetune_jobs.train.elastic", "finetune_jobs.train.rank"
@@ -73,7 +73,7 @@ def test_killed_again_and_again_it_goes_on_to_the_same_loss(unfinished, small_jo
     assert len(lost) == 4
     assert all(0 <= steps <= SMALL_INTERVAL for steps in lost), lost
     # Exactly equal where nothing but this process uses the cores. Else sums of threads may come in another order:
-    # float32 rounds each by 6e-8, which a dozen steps leave far below 1e-4.
+    # float32 rounds each by 6e-8, which twenty steps leave far below 1e-4.
     losses, unbroken = ([point["loss"] for point in told["curve"]] for told in (ours, theirs))
     assert len(losses) == SMALL_STEPS
     assert losses == pytest.approx(unbroken, rel=1e-4)

@@ -1,10 +1,7 @@
 """`kill -9` of the evaluate stage: the next run goes on, and judges as an unbroken one does."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +18,7 @@ import os, signal, sys
 from finetune_jobs.__main__ import main
 from finetune_jobs.evaluate import report, turns
 
-moment, calls = sys.argv.pop(), []
+moment, calls = given.pop(), []
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -39,22 +36,20 @@ def answer_until_killed(self, conversations):
 turns.Remembered.__call__ = answer_until_killed
 if moment == "table":  # the transcripts are written, the result is not
     report.table = die
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(given))
 """
-THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 ASKED = request(turns=2)
 
 
 @pytest.fixture
-def judge(tiny, workspace, tmp_path):
+def judge(tiny, workspace, tmp_path, fork):
     """Runs the stage until that moment; its exit code."""
     place = workspace(tiny, tiny)
     (tmp_path / "request.json").write_text(ASKED.to_json(), encoding="utf-8")
     arguments = ["evaluate", "--request", str(tmp_path / "request.json"), "--workspace", str(place)]
 
     def run(moment: str) -> int:
-        command = [sys.executable, "-c", KILLED, *arguments, moment]
-        return subprocess.run(command, env={**os.environ, **THREADS}, capture_output=True, check=False).returncode
+        return fork(KILLED, *arguments, moment)
 
     return run
 

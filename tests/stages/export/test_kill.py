@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from pathlib import Path
 from finetune_jobs import export
 from finetune_jobs.__main__ import main
 
-moment = sys.argv.pop()
+moment = given.pop()
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -38,12 +36,12 @@ if moment == "publishing":  # what was there is gone, and the draft has not its 
     Path.rename = die
 if moment == "ending":  # the adapter has its name, and no result says that it is whole
     export.ExportResult = die
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(given))
 """
 
 
 @pytest.fixture
-def export(bench, adapter):
+def export(bench, adapter, fork):
     """Runs the stage until that moment; its exit code."""
     adapter()
     path = bench.workspace / "export.json"
@@ -51,8 +49,7 @@ def export(bench, adapter):
     arguments = ["export", "--request", str(path), "--workspace", str(bench.workspace)]
 
     def run(moment: str) -> int:
-        command = [sys.executable, "-c", KILLED, *arguments, "--volume", f"adapters={bench.ready}", moment]
-        return subprocess.run(command, capture_output=True, check=False).returncode
+        return fork(KILLED, *arguments, "--volume", f"adapters={bench.ready}", moment)
 
     return run
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,17 @@ class Training:
 
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in (self.out / CHECKPOINTS_FOLDER).glob("*") if path.is_dir())
+
+
+def run_ranks(folders: Mapping[Path, int]) -> None:
+    """Train by the configs in each folder with so many processes, see ranks.py."""
+    given = [f"{folder}={processes}" for folder, processes in folders.items()]
+    on_cpu = {"CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(
+        [sys.executable, "-m", "tests.stages.train.ranks", *given],
+        check=True,
+        env={**os.environ, **ENVIRONMENT, **on_cpu},
+    )
 
 
 def write_record(workspace: Path, request: Request, result: Any) -> str:

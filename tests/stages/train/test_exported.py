@@ -5,21 +5,42 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.stages.train.conftest import run_ranks
 
-from finetune_jobs.contract import ADAPTER_FOLDER, MODEL_FOLDER, ExportRequest, Stage
+from finetune_jobs.__main__ import run_stage
+from finetune_jobs.contract import ADAPTER_FOLDER, MODEL_FOLDER, ExportRequest, Stage, State
 from finetune_jobs.export import run
 from finetune_jobs.room import Room, stage_folder
+from finetune_jobs.train import prepare
+from finetune_jobs.train.hardware import survey
+from finetune_jobs.train.world import make_world
 
 pytestmark = pytest.mark.stage
 
 
-@pytest.fixture(scope="module", params=["zero1", "zero2", "zero3"])
-def exported(make_training, request):
-    """Each of DeepSpeed's ways to spread a checkpoint over files, by two processes."""
-    training = make_training(request.param, rows=8, epochs=3, gpus=2, deepspeed=request.param, learning_rate="2e-2")
-    outcome = training.run()
-    assert outcome["state"] == "Succeeded"
-    asked = ExportRequest(needs={Stage.MODEL: training.needs[Stage.MODEL], Stage.TRAIN: outcome["digest"]})
+WAYS = ["zero1", "zero2", "zero3"]
+"""DeepSpeed's, to spread a checkpoint over files."""
+
+
+@pytest.fixture(scope="module")
+def trained(make_training):
+    """Trainings by two processes each, complete but for the stage's summing up."""
+    made = {
+        way: make_training(way, rows=8, epochs=3, gpus=2, deepspeed=way, learning_rate="2e-2") for way in WAYS
+    }  # fmt: skip
+    machine = survey()
+    for training in made.values():
+        prepare(training.request, training.room(), machine, make_world(training.request, machine))
+    run_ranks({training.out: 2 for training in made.values()})
+    return made
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def exported(trained, request):
+    training = trained[request.param]
+    state, record = run_stage(training.request, training.workspace, {})
+    assert state == State.SUCCEEDED
+    asked = ExportRequest(needs={Stage.MODEL: training.needs[Stage.MODEL], Stage.TRAIN: record.digest})
     out = stage_folder(training.workspace, Stage.EXPORT, asked.digest())
     out.mkdir(parents=True)
     return training, run(asked, Room(training.workspace, asked, out)), out / ADAPTER_FOLDER

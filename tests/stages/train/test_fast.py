@@ -1,16 +1,14 @@
 """The fast path under XTuner and DeepSpeed: the same training as the plain path, by the same config otherwise.
 
-The stage chooses it only on a GPU; here its config is written as for one and run by hand, as the config itself says.
+The stage chooses it only on a GPU; here its config is written as for one and run by hand.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.stages.train.conftest import run_ranks
 
 from finetune_jobs.contract import CHECKPOINTS_FOLDER, CONFIG_FILE, CURVE_FILE, CurvePoint, Lora
 from finetune_jobs.train import checked_setting, curve, deepspeed_text
@@ -34,20 +32,17 @@ class Trained:
     adapter: dict[str, torch.Tensor]
 
 
-def by_hand(training, folder: Path, choice: Choice | None, processes: int = 1) -> Trained:
+def write(training, folder: Path, choice: Choice | None) -> None:
+    """Both configs, as the stage writes them."""
     machine, request = survey(), training.request
     world = make_world(request, machine)
     setting = checked_setting(request, training.room(), machine, world, "float32")
     folder.mkdir()
     (folder / CONFIG_FILE).write_text(config_text(request, replace(setting, fast=choice)))
     (folder / DEEPSPEED_FILE).write_text(deepspeed_text(request, setting.dtype, world))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-         "-m", "finetune_jobs.train.rank", CONFIG_FILE, "--work-dir", ".", "--deepspeed", DEEPSPEED_FILE,
-         "--launcher", "pytorch"],
-        cwd=folder, check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+
+
+def trained(folder: Path) -> Trained:
     saved = folder / CHECKPOINTS_FOLDER / f"step-{STEPS}" / "mp_rank_00_model_states.pt"
     return Trained(curve.read(folder / CURVE_FILE), torch.load(saved, weights_only=False)["module"])
 
@@ -58,12 +53,13 @@ def runs(make_training, tmp_path_factory) -> dict[str, Trained]:
     one = make_training("fast", rows=24, gradient_accumulation=2, **SETTINGS)
     two = make_training("fast-two", rows=24, gpus=2, **SETTINGS)
     fast = Choice(fast=True, reason="chosen by the test")
-    return {
-        "plain": by_hand(one, folder / "plain", None),
-        "fast": by_hand(one, folder / "fast", fast),
-        "nf4": by_hand(one, folder / "nf4", replace(fast, store="nf4", recomputed_layers=1)),
-        "two processes": by_hand(two, folder / "two", fast, processes=2),
-    }
+    write(one, folder / "plain", None)
+    write(one, folder / "fast", fast)
+    write(one, folder / "nf4", replace(fast, store="nf4", recomputed_layers=1))
+    write(two, folder / "two processes", fast)
+    processes = {"plain": 1, "fast": 1, "nf4": 1, "two processes": 2}
+    run_ranks({folder / name: count for name, count in processes.items()})
+    return {name: trained(folder / name) for name in processes}
 
 
 @pytest.mark.parametrize("name", ["fast", "nf4", "two processes"])

@@ -2,11 +2,11 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
+from tests.kubernetes.control_plane import free_port
 
 from finetune_jobs.contract import CONFIG_FILE, CURVE_FILE, Lora
 from finetune_jobs.train import curve
@@ -67,12 +67,6 @@ def test_two_nodes_find_each_other_by_the_environment(alone, make_training):
     one, two = (curve.read(training.out / CURVE_FILE) for training in (alone[0], cluster))
     assert [point.loss for point in two] == pytest.approx([point.loss for point in one], rel=1e-3)
     assert cluster.run()["state"] == "Reused"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_result_that_is_there_is_taken(alone):
