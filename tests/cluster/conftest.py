@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.brief import brief_rows
 from tests.chart.helm import NAMESPACE
 from tests.cluster.agent import Agent, raise_agent
 from tests.cluster.index import index
 from tests.cluster.kube import Cluster, Job
 from tests.cluster.release import Release, build_images, values
-from tests.cluster.specs import LEARNS, SHORT, example, rows, shelve
+from tests.cluster.specs import FEW, LEARNS, MANY, example, rows, shelve
 from tests.kubernetes.cluster import default_folder
 from tests.kubernetes.control_plane import CONTEXT
 
@@ -134,7 +135,8 @@ def index_url(cluster, test_cache) -> Iterator[str | None]:
 @pytest.fixture(scope="session")
 def space(cluster, release) -> str:
     """A namespace that enforces `restricted`, with the jobs' data on a claim."""
-    shelve(cluster, SPACE, {"learns/rows.jsonl": rows(LEARNS), "short/rows.jsonl": rows(SHORT)})
+    files = {"learns": rows(LEARNS), "few": brief_rows(FEW), "many": brief_rows(MANY)}
+    shelve(cluster, SPACE, {f"{folder}/rows.jsonl": text for folder, text in files.items()})
     return SPACE
 
 

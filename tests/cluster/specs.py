@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.brief import ROWS
 from tests.cluster.kube import Cluster, Object
 
 from finetune_jobs.contract import Stage
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "smollm2-react.yaml"
-ROWS = ROOT / "examples" / "react-data" / "two_tools.jsonl"
 REGISTRY = os.environ.get("REGISTRY", "localhost")
 CLAIM = "react-data"
-LEARNS, SHORT = 40, 12
-"""Rows, each a step: enough to learn a call by, and enough to be interrupted in."""
+LEARNS, FEW, MANY = 40, 12, 50
+"""Rows, each a step: enough to learn a call by, a short course, and a course that much can happen in."""
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}}
 """The defaults reserve more than two cores have beside the operator."""
 

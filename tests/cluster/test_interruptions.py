@@ -10,21 +10,25 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.brief import LENGTH
 from tests.cluster.kube import Job, Object
 from tests.cluster.specs import CLAIM, example
 from tests.kubernetes.node import kubelets, wait_for
 from tests.lives import Life, done_twice, lives_of
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the agent's whole job
-EVERY = 3
+EVERY = 5
 """Steps between two checkpoints."""
 PROGRAM = ["-m", "finetune_jobs", "train"]
 
 
 def training(workspace: str) -> Object:
-    """A dozen steps on a model and a dataset that the workspace holds; in float32, for losses that are compared."""
+    """As many steps as the operator's upgrade and rollback leave time for, short ones, on a model that the workspace
+    holds; in float32, for losses that are compared."""
     spec = example(
-        dataset__volume={"claimName": CLAIM, "path": "short"},
+        dataset__volume={"claimName": CLAIM, "path": "many"},
+        training__maxLength=LENGTH,
+        training__lora={"rank": 8, "alpha": 16, "dropout": "0"},
         training__checkpoint={"everySteps": EVERY, "keep": 2},
         evaluation={"enabled": False},
         demo={"enabled": False},

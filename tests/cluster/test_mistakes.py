@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.kube import Job, Object
-from tests.cluster.specs import CLAIM, SHORT, config_map, example, rows, shelve
+from tests.cluster.specs import CLAIM, FEW, config_map, example, rows, shelve
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the images
 SPACE = "mistakes"
@@ -89,7 +89,7 @@ def first_process(node: Path) -> str:
 def namespace(cluster, release) -> str:
     cluster.namespace(SPACE)
     broken = '{"conversation": [\n' * 20
-    files = {"no-weights/config.json": "{}\n", "broken/rows.jsonl": broken, "good/rows.jsonl": rows(SHORT)}
+    files = {"no-weights/config.json": "{}\n", "broken/rows.jsonl": broken, "good/rows.jsonl": rows(FEW)}
     shelve(cluster, SPACE, files)
     config = config_map("xtuner", {"config.py": "epochs = 1\nmodel = dict(\n"})
     config["metadata"]["namespace"] = SPACE

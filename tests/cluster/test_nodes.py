@@ -1,6 +1,7 @@
 """Several pods as one training, and GPUs that a node advertises."""
 
 import pytest
+from tests.brief import LENGTH
 from tests.cluster.kube import Job, Object, stage
 from tests.cluster.specs import CLAIM, RESOURCES, example
 from tests.kubernetes.node import wait_for
@@ -11,15 +12,18 @@ FAKE_GPUS = 4
 
 
 def training(agent, **shape: int) -> Object:
-    """Six steps of two rows, however they are shared out."""
-    return example(
-        dataset__volume={"claimName": CLAIM, "path": "short"},
+    """Six steps of two rows, however they are shared out; in float32, for losses that are compared."""
+    spec = example(
+        dataset__volume={"claimName": CLAIM, "path": "few"},
+        training__maxLength=LENGTH,
         training__nodes=shape.get("nodes", 1),
         training__gradientAccumulation=shape.get("accumulation", 1),
         evaluation={"enabled": False},
         demo={"enabled": False},
         storage={"claimName": f"{agent.job.name}-workspace"},
     )
+    spec["stages"]["train"]["env"] = [{"name": "FINETUNE_CPU_DTYPE", "value": "float32"}]
+    return spec
 
 
 def at_work(job: Job) -> list[Object]:
@@ -75,7 +79,7 @@ def fake_gpus(cluster, node):
 
 
 def on_gpus(agent, count: int) -> Object:
-    spec = training(agent) | {"training": {"recipe": "qlora", "gpus": count, "maxLength": 1024}}
+    spec = training(agent) | {"training": {"recipe": "qlora", "gpus": count, "maxLength": LENGTH}}
     spec["stages"]["train"] = {"resources": RESOURCES}
     return spec
 
