@@ -36,7 +36,7 @@ from finetune_jobs.contract import (
 from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room, clear_drafts, node_rank, read_record, stage_folder, write_atomically
 from finetune_jobs.telling import told
-from finetune_jobs.trouble import of_system
+from finetune_jobs.trouble import causes, of_system
 
 log = logging.getLogger("finetune_jobs")
 
@@ -118,13 +118,19 @@ def as_stage_error(error: BaseException) -> StageError:
     """Any end of a stage as one that says what to do."""
     if isinstance(error, StageError):
         return error
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or is_broken_wait(error):
         return Interrupted()
     return of_system(error) or MachineTrouble(
         "Unforeseen",
         f"{type(error).__name__}: {error}",
         "See the traceback in the stage's log; if it is not of your making, please report it.",
     )
+
+
+def is_broken_wait(error: BaseException) -> bool:
+    """A wait of threading's that a signal broke off between taking its lock and giving it back."""
+    about_locks = isinstance(error, RuntimeError) and str(error).endswith(("unlocked lock", "un-acquired lock"))
+    return about_locks and any(isinstance(each, KeyboardInterrupt) for each in causes(error))
 
 
 def cut_to_fit(outcome: Outcome) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import types
 
 import pytest
@@ -73,6 +74,23 @@ def test_every_end_has_a_code_and_a_sentence(stage, tmp_path, error, code, reaso
     assert (ended, outcome.failure.reason) == (code, reason)
     assert outcome.failure.cure
     assert not (tmp_path / "model" / REQUEST.digest() / "result.json").exists()
+
+
+def test_a_wait_that_a_signal_breaks_off_is_an_interruption(stage, monkeypatch):
+    """threading's own wait, stopped just after it gave its lock away: it ends in a RuntimeError about that lock."""
+
+    def waits(request, room):
+        done = threading.Event()
+
+        def stopped():
+            done._cond._lock.release()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(done._cond, "_release_save", stopped)
+        done.wait(1)
+
+    code, outcome = stage(waits)
+    assert (code, outcome.failure.reason) == (ExitCode.INTERRUPTED, "Interrupted")
 
 
 def test_a_result_is_taken_and_not_made_again(stage):
