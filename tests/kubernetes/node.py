@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from tests.kubernetes.control_plane import HERE, PATIENCE, ControlPlane
 from tests.kubernetes.images import busybox, load
 from tests.kubernetes.programs import program
@@ -62,9 +63,9 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 def kubelets(folder: Path) -> set[int]:
     """Process ids of the kubelet of the cluster in this folder, as its owner outside sees them."""
-    found = subprocess.run(["pgrep", "-x", "kubelet"], capture_output=True, text=True, check=False)
-    pids = {int(pid) for pid in found.stdout.split()}
-    return {pid for pid in pids if f"{folder}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    found = psutil.process_iter(["name", "cmdline"])  # of one that is just ending, what can't be read is None
+    ours = [process for process in found if process.info["name"] == "kubelet" and process.info["cmdline"]]
+    return {process.pid for process in ours if any(f"{folder}/" in argument for argument in process.info["cmdline"])}
 
 
 def run(*command: str) -> None:
