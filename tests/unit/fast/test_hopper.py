@@ -1,5 +1,6 @@
 """flash-attn-4 is used where it can be had and computes what PyTorch computes; shown without a GPU, by stand-ins."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from finetune_jobs.train.fast import attention, hopper
+from finetune_jobs.train.fast import attention, hopper, model
 
 CPU = torch.device("cpu")
 HEADS, GROUPS = 4, 2
@@ -81,10 +82,23 @@ def test_only_hopper_in_bfloat16_unless_switched_off(capability, switch, dtype, 
     assert hopper.wanted.__wrapped__(torch.device("cuda:0"), dtype) is wanted
 
 
-def test_a_cpu_has_nothing_to_prepare():
+def test_without_a_gpu_there_is_nothing_to_prepare(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert attention.attention_for(CPU, torch.bfloat16, HEADS, GROUPS, hopper.WIDTH) is attention.by_torch
     assert hopper.prepare(HEADS, GROUPS) is None
     hopper.await_compiled(None)
+
+
+@pytest.mark.parametrize(("rank", "asked"), [("0", [(32, 8)]), ("1", [])])
+def test_one_rank_of_a_machine_has_the_models_heads_compiled(rank, asked, monkeypatch, tmp_path):
+    sizes = {"num_hidden_layers": 2, "hidden_size": 4096, "intermediate_size": 64, "vocab_size": 9}
+    config = sizes | {"num_attention_heads": 32, "num_key_value_heads": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    calls = []
+    monkeypatch.setattr(hopper, "prepare", lambda *heads: calls.append(heads))
+    model.prepare_kernels(str(tmp_path))
+    assert calls == asked
 
 
 def test_a_compilation_that_takes_too_long_is_ended(monkeypatch):

@@ -5,6 +5,7 @@ config as ``llm=dict(type=model.build, ...)`` and ``type=xtuner.FastFinetune``. 
 
 choice     which weights are kept how, and the memory that this takes
 model      the step; `group` its matrix products, `layer` a layer's two halves, `attention`, `head` the loss
+hopper     attention by flash-attn-4, where it is installed and the GPU is for it
 kernels    Triton for what lies between, `reference` the same in plain PyTorch for machines without a GPU
 loading    weights from safetensors to the GPU;  batches  rows to batches;  xtuner  XTuner's model around it
 """

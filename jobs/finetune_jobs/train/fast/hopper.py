@@ -25,6 +25,9 @@ from finetune_jobs.lifeline import PARENT_VARIABLE, die_with_parent
 
 log = logging.getLogger(__name__)
 
+Compiling = subprocess.Popen[bytes] | None
+"""A process that compiles, if there is one."""
+
 SWITCH = "FINETUNE_HOPPER"
 CAPABILITY = (9, 0)
 WIDTH = 128
@@ -92,7 +95,7 @@ def keep_compiled() -> None:
     os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", str(Path(cache) / "flash-attn-4"))
 
 
-def prepare(heads: int, groups: int) -> "subprocess.Popen[bytes] | None":
+def prepare(heads: int, groups: int) -> Compiling:
     """Start to compile for a model with so many attention heads, where the package is installed and of use.
 
     What goes wrong there is told by the process that looks for what was compiled.
@@ -108,7 +111,7 @@ def prepare(heads: int, groups: int) -> "subprocess.Popen[bytes] | None":
     )
 
 
-def await_compiled(process: "subprocess.Popen[bytes] | None") -> None:
+def await_compiled(process: Compiling) -> None:
     """Until what `prepare` started has ended; where it takes too long it is ended."""
     if process is None:
         return

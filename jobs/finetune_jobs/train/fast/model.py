@@ -6,7 +6,6 @@ forward gathers the layers into `Layer`s; without labels or outside training the
 """
 
 import functools
-import json
 import logging
 import os
 import types
@@ -23,6 +22,7 @@ from finetune_jobs.train.fast.attention import Documents
 from finetune_jobs.train.fast.choice import Shape
 from finetune_jobs.train.fast.head import HeadLoss
 from finetune_jobs.train.fast.layer import Batch, Layer, Norm
+from finetune_jobs.train.preflight import read_model_config
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def shifted(labels: Tensor) -> Tensor:
     return targets.view(-1)
 
 
-def hasten(model: Any, mode: Mode, compiling: Any = None) -> Any:
+def hasten(model: Any, mode: Mode, compiling: hopper.Compiling = None) -> Any:
     """Give a causal language model the fast training step, from its first training forward on; returns the model.
 
     `compiling` is what `hopper.prepare` returned.
@@ -146,9 +146,9 @@ def build(
     return hasten(model, Mode(store, recomputed_layers, dropout), compiling)
 
 
-def prepare_kernels(folder: str) -> Any:
+def prepare_kernels(folder: str) -> hopper.Compiling:
     """Let what compiles at its first use do so beside the reading of the weights, once for all ranks of a machine."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return None
-    shape = Shape.of(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
+    shape = Shape.of(read_model_config(Path(folder)))
     return hopper.prepare(shape.heads, shape.groups)
