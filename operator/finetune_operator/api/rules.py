@@ -10,8 +10,18 @@ from pydantic.alias_generators import to_camel
 
 from finetune_jobs.contract import DecimalString, GitSource, Source
 from finetune_operator.api.forms import FORMS, NAME_LENGTH, JobName, pattern_of
-from finetune_operator.api.pods import WHOLE, WHOLE_DEVICES, EnvVar, Resources
-from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, Evaluation, Spec, Storage, Training
+from finetune_operator.api.pods import (
+    DEVICES_IN_LIMITS,
+    HUGE_PAGES,
+    KNOWN_RESOURCE,
+    OWN_RESOURCES,
+    WHOLE,
+    WHOLE_DEVICES,
+    WITHIN_LIMITS,
+    EnvVar,
+    Resources,
+)
+from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, ROOM, Evaluation, Spec, Storage, Training
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,14 @@ def matches(pattern: str, text: str = "self") -> str:
     escaped = pattern.replace("\\", "\\\\").replace("'", "\\'")
     return f"{text}.matches('{escaped}')"
 
+
+def each_resource(field: str, rule: str) -> str:
+    return f"!has(self.{field}) || self.{field}.all(name, {rule})"
+
+
+DEVICE = "name.contains('/')"
+KNOWN = f"name in {list(OWN_RESOURCES)} || name.startsWith('{HUGE_PAGES}') || {DEVICE}"
+LIMITED = "(has(self.limits) && name in self.limits)"
 
 RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
     Source: (
@@ -59,13 +77,24 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
         ),
     ),
     EnvVar: (Rule("has(self.value) != has(self.valueFrom)", "write value or valueFrom, one of the two"),),
-    Resources: tuple(
+    Resources: (
+        *(Rule(each_resource(field, KNOWN), KNOWN_RESOURCE) for field in ("requests", "limits")),
+        *(
+            Rule(each_resource(field, f"!{DEVICE} || self.{field}[name].matches('^{WHOLE}$')"), WHOLE_DEVICES)
+            for field in ("requests", "limits")
+        ),
         Rule(
-            f"!has(self.{field}) || "
-            f"self.{field}.all(name, !name.contains('/') || self.{field}[name].matches('^{WHOLE}$'))",
-            WHOLE_DEVICES,
-        )
-        for field in ("requests", "limits")
+            each_resource("requests", f"!{DEVICE} || {LIMITED} && self.requests[name] == self.limits[name]"),
+            DEVICES_IN_LIMITS,
+        ),
+        Rule(
+            each_resource(
+                "requests",
+                f"!({LIMITED} && isQuantity(self.requests[name]) && isQuantity(self.limits[name])) || "
+                "quantity(self.requests[name]).compareTo(quantity(self.limits[name])) <= 0",
+            ),
+            WITHIN_LIMITS,
+        ),
     ),
     Storage: (
         Rule(
@@ -145,6 +174,7 @@ VALUE_RULES: dict[tuple[type[BaseModel], str], Rule] = {
         f"{NO_NUMBER} || double(self) > 0.0 && double(self) <= 0.1",
         'write a learning rate above 0 and at most "0.1" as a string, such as "2e-4"',
     ),
+    (Storage, "size"): Rule("self.matches('[1-9]')", ROOM),
 }
 FRACTION_RULE = Rule(
     f"{NO_NUMBER} || double(self) <= 1.0", 'write a fraction between "0" and "1" as a string, such as "0.8"'

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 from pydantic.alias_generators import to_camel
 
 from finetune_jobs.contract import PROMPT_SETS, TOOLS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source
-from finetune_operator.api.forms import HostName, Quantity, ShardSize
+from finetune_operator.api.forms import HostName, Quantity, ShardSize, nanos
 from finetune_operator.api.pods import ImagePullSecret, Stages
 from finetune_operator.api.problems import nearest
 from finetune_operator.api.templates import SPELLINGS
@@ -284,6 +284,9 @@ class Demo(Contract):
 AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]
 
 
+ROOM = 'a claim of no size holds nothing; write the room that model, checkpoints and result need, such as "200Gi"'
+
+
 class Storage(Contract):
     """The workspace: a claim of your own (it may serve many jobs) or a new one."""
 
@@ -296,6 +299,13 @@ class Storage(Contract):
     reclaim_policy: Literal["Retain", "Delete"] = Field(
         default="Retain", description="What becomes of a new claim when the job is deleted."
     )
+
+    @field_validator("size")
+    @classmethod
+    def _has_room(cls, size: str | None) -> str | None:
+        if size is not None and not nanos(size):
+            raise ValueError(f"{size!r} is no size; {ROOM}")
+        return size
 
     @model_validator(mode="after")
     def _own_or_new(self) -> Self:
