@@ -84,7 +84,7 @@ WRONG = [
     ("spec:\n", "spec:\n  demo: {ingress: {className: nginx}}\n", "spec.demo.ingress.host: is required"),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'not between "0" and "1"'),
     ("spec:\n", "spec:\n  evaluation: {prompts: arxiv}\n", "spec.evaluation.prompts: .* did you mean 'arxiv-react'?"),
-    ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size .*, one of the two"),
+    ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "storage: beside claimName leave out size: a new"),
     ('learningRate: "1e-3"', "epochs: 0", "spec.training.epochs: 0 is too small; write 1 or more"),
     ('learningRate: "1e-3"', "epochs: 2000", "spec.training.epochs: 2000 is too large; write 1000 or less"),
     (

@@ -34,6 +34,7 @@ from finetune_jobs.contract import (
     State,
 )
 from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
+from finetune_jobs.hardware import require_given_gpus
 from finetune_jobs.room import Room, clear_drafts, node_rank, read_record, stage_folder, write_atomically
 from finetune_jobs.telling import told
 from finetune_jobs.trouble import causes, of_system
@@ -104,6 +105,7 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
             return State.REUSED, done
         if not service:
             clear_drafts(folder)
+        require_given_gpus()
         started = datetime.now(UTC)
         program = importlib.import_module(PROGRAMS[request.stage])
         with told(folder, digest) if node_rank() == 0 else nullcontext():

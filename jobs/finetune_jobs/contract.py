@@ -33,6 +33,8 @@ CURVE_FILE = "curve.jsonl"
 LOG_FILE = "stage.log"
 LOCK_SUFFIX = ".lock"
 """`<workspace>/<stage>/<digest>.lock` is held by flock while a run works on that digest."""
+GPUS_VARIABLE = "FINETUNE_GPUS"
+"""Environment of a stage in a pod: how many GPUs the pod was given; absent for none."""
 DEMO_HOST_VARIABLE = "FINETUNE_DEMO_HOST"
 DEMO_PORT_VARIABLE = "FINETUNE_DEMO_PORT"
 """Environment of the demo stage: the address at which it serves."""
@@ -287,9 +289,11 @@ class DatasetRequest(Request):
 class Lora(Contract):
     """The low-rank adapter (Hu et al., 2021, arXiv:2106.09685)."""
 
-    rank: int = Field(default=64, ge=1, le=1024, description="Rank of the two small matrices.")
-    alpha: int = Field(default=16, ge=1, le=4096, description="Scale: the adapter adds alpha / rank times its product.")
-    dropout: DecimalString = Field(default="0.1", description='Dropout before the adapter, as a string: "0.1".')
+    rank: int = Field(default=64, ge=1)
+    """Of the two small matrices."""
+    alpha: int = Field(default=16, ge=1)
+    """Scale: the adapter adds alpha / rank times its product."""
+    dropout: DecimalString = "0.1"
 
 
 class TrainRequest(Request):

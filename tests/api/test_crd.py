@@ -35,7 +35,7 @@ CURES = [
     ("name: react}", f"name: {'a' * 41}}}", "write a name of at most 40 characters"),
     ('learningRate: "1e-3"', "nodes: 2", "write storage.accessModes: .ReadWriteMany. or storage.claimName"),
     ('"1e-3"', '"1e-3"\n    config: {configMapKeyRef: {name: c, key: k}}', "leave out .* write them in the config"),
-    ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "write claimName .* or size"),
+    ("spec:\n", "spec:\n  storage: {size: 1Gi, claimName: a}\n", "beside claimName leave out size"),
     (
         '"1e-3"',
         '"1e-3"\n    quantization: none\n  merge: {baseWeights: nf4}',

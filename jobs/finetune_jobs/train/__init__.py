@@ -19,11 +19,11 @@ from finetune_jobs.contract import (
     TrainResult,
 )
 from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.hardware import Machine, survey
 from finetune_jobs.processor import cpu_dtype
 from finetune_jobs.room import Room, write_atomically
 from finetune_jobs.train import checkpoints, curve, own_rows, own_values, preflight
 from finetune_jobs.train.config import Setting, config_text
-from finetune_jobs.train.hardware import Machine, survey
 from finetune_jobs.train.launch import launch
 from finetune_jobs.train.layout import DEEPSPEED_FILE
 from finetune_jobs.train.memory import shape_of

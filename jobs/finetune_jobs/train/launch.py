@@ -13,10 +13,10 @@ from pathlib import Path
 
 from finetune_jobs.contract import CONFIG_FILE
 from finetune_jobs.errors import Interrupted, of_told
+from finetune_jobs.hardware import Machine
 from finetune_jobs.lifeline import PARENT_VARIABLE
 from finetune_jobs.train import checkpoints
 from finetune_jobs.train.failures import explain
-from finetune_jobs.train.hardware import Machine
 from finetune_jobs.train.layout import (
     DEEPSPEED_FILE,
     EXTENSIONS_FOLDER,

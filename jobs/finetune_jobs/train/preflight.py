@@ -11,10 +11,10 @@ from typing import Any
 from finetune_jobs import templates
 from finetune_jobs.contract import TrainRequest
 from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.hardware import FP8_CAPABILITY, Machine, available_memory
 from finetune_jobs.train import memory
 from finetune_jobs.train.batches import IGNORE_INDEX, collate
 from finetune_jobs.train.fast import Choice, choose
-from finetune_jobs.train.hardware import FP8_CAPABILITY, Machine, available_memory
 from finetune_jobs.train.memory import Shape
 from finetune_jobs.train.world import World
 from finetune_jobs.trouble import trouble_in

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from finetune_jobs.contract import TrainRequest
 from finetune_jobs.errors import UserMistake
-from finetune_jobs.train.hardware import Machine
+from finetune_jobs.hardware import Machine
 
 MASTER_PORT = "29500"
 

@@ -1,9 +1,9 @@
 """What a user writes of the stages' pods: resources, where they run, environment. Read by manifests/pod.py."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from finetune_jobs.contract import Contract, DnsName, Stage
 from finetune_operator.api.forms import LabelValue, Quantity, VariableName, nanos
@@ -99,6 +99,12 @@ class StageSettings(Contract):
         default_factory=dict, max_length=64, description="Labels that the node must have."
     )
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=50, description="Taints that are accepted.")
+    runtime_class_name: DnsName | None = Field(
+        default=None, description="RuntimeClass, such as nvidia, where that is not what the node runs pods with."
+    )
+    annotations: dict[str, Annotated[str, StringConstraints(max_length=1024)]] = Field(
+        default_factory=dict, max_length=64, description="Of the pods, such as karpenter.sh/do-not-disrupt."
+    )
     env: tuple[EnvVar, ...] = Field(default=(), max_length=100, description="Environment variables.")
 
 

@@ -98,12 +98,8 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
     ),
     Storage: (
         Rule(
-            "has(self.claimName) != has(self.size)",
-            "write claimName (a claim of your own) or size (a new claim), one of the two",
-        ),
-        Rule(
-            "!has(self.claimName) || !(has(self.storageClassName) || has(self.accessModes))",
-            "storageClassName and accessModes belong to a new claim; leave them out with claimName",
+            "!has(self.claimName) || !(has(self.size) || has(self.storageClassName) || has(self.accessModes))",
+            "beside claimName leave out size, storageClassName and accessModes: a new claim has such",
         ),
     ),
     Spec: (

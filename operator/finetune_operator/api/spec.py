@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from finetune_jobs.contract import PROMPT_SETS, TOOLS, Contract, DatasetFormat, DecimalString, DnsName, Lora, Source
+from finetune_jobs.contract import PROMPT_SETS, TOOLS, Contract, DatasetFormat, DecimalString, DnsName, Source
 from finetune_operator.api.forms import HostName, Quantity, ShardSize, nanos
 from finetune_operator.api.pods import ImagePullSecret, Stages
 from finetune_operator.api.problems import nearest
@@ -102,11 +102,25 @@ class Adapter(Source):
     allow_pickle: bool = Field(default=False, description="Take adapter_model.bin too; loading it can run code.")
 
 
+class Lora(Contract):
+    """Shape of the adapter (Hu et al., 2021, arXiv:2106.09685)."""
+
+    rank: int | None = Field(default=None, ge=1, le=1024, description="Rank of the two small matrices.")
+    alpha: int | None = Field(
+        default=None, ge=1, le=4096, description="Scale: the adapter adds alpha / rank times its product."
+    )
+    dropout: DecimalString | None = Field(default=None, description='Dropout before the adapter, as a string: "0.1".')
+
+
 class Checkpoint(Contract):
     """When training saves what it needs to go on."""
 
-    every_steps: int = Field(default=500, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints.")
-    keep: int = Field(default=2, ge=1, le=100, description="How many checkpoints are kept; older ones are removed.")
+    every_steps: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints."
+    )
+    keep: int | None = Field(
+        default=None, ge=1, le=100, description="How many checkpoints are kept; older ones are removed."
+    )
 
 
 class RecipeName(StrEnum):
@@ -284,6 +298,7 @@ class Demo(Contract):
 AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]
 
 
+DEFAULT_SIZE = "100Gi"
 ROOM = 'a claim of no size holds nothing; write the room that model, checkpoints and result need, such as "200Gi"'
 
 
@@ -291,7 +306,7 @@ class Storage(Contract):
     """The workspace: a claim of your own (it may serve many jobs) or a new one."""
 
     claim_name: DnsName | None = Field(default=None, description="Your own PersistentVolumeClaim, never deleted.")
-    size: Quantity | None = Field(default=None, description='Size of a new claim, such as "200Gi".')
+    size: Quantity | None = Field(default=None, description=f"Size of a new claim; {DEFAULT_SIZE} if left out.")
     storage_class_name: DnsName | None = Field(default=None, description="Class of a new claim.")
     access_modes: tuple[AccessMode, ...] | None = Field(
         default=None, min_length=1, max_length=3, description="Access modes of a new claim; ReadWriteOnce if left out."
@@ -309,12 +324,10 @@ class Storage(Contract):
 
     @model_validator(mode="after")
     def _own_or_new(self) -> Self:
-        if (self.claim_name is None) == (self.size is None):
-            raise ValueError("write claimName (a claim of your own) or size (a new claim), one of the two")
-        new = [n for n in ("storage_class_name", "access_modes") if getattr(self, n) is not None]
+        new = [n for n in ("size", "storage_class_name", "access_modes") if getattr(self, n) is not None]
         if self.claim_name and new:
             fields = ", ".join(map(to_camel, new))
-            raise ValueError(f"{fields} belong to a new claim; leave them out with claimName")
+            raise ValueError(f"beside claimName leave out {fields}: a new claim has such")
         return self
 
     @property
@@ -333,7 +346,7 @@ class Spec(Contract):
     merge: Merge = Field(default=Merge(), description="How the merged model is written.")
     evaluation: Evaluation = Field(default=Evaluation(), description="How the result is judged.")
     demo: Demo = Field(default=Demo(), description="The page that serves the agent.")
-    storage: Storage = Field(default=Storage(size="100Gi"), description="The workspace that all stages share.")
+    storage: Storage = Field(default=Storage(), description="The workspace that all stages share.")
     stages: Stages = Field(default=Stages(), description="Where and how each stage's pods run.")
     suspend: bool = Field(default=False, description="True saves a running training and stops; False goes on.")
     ttl_seconds_after_finished: int | None = Field(

@@ -148,6 +148,14 @@ TABLE = (
     ),
     Row(
         "waits",
+        r"volume node affinity conflict|didn't match pod affinity rules",
+        "VolumeElsewhere",
+        "No node that the workspace's disk reaches has what the pod asks for.",
+        "Take a ReadWriteMany class; or write the nodeSelector of a node that has disk, GPUs and data into every stage."
+        " An open demo keeps the disk on its node: demo.replicas: 0 lets it go.",
+    ),
+    Row(
+        "waits",
         r"Insufficient [a-z0-9.-]+/|Insufficient nvidia",
         GPU_UNSCHEDULABLE,
         "No node has enough free GPUs.",

@@ -2,7 +2,7 @@
 
 from finetune_jobs.contract import DEMO_HOST_VARIABLE, DEMO_PORT_VARIABLE, Stage
 from finetune_operator.manifests.names import Manifest, demo_name, labels, metadata, with_applied
-from finetune_operator.manifests.pod import Surroundings, pod_spec
+from finetune_operator.manifests.pod import Surroundings, pod_metadata, pod_spec
 from finetune_operator.plan import PlannedStage
 
 HEALTH_PATH = "/_stcore/health"
@@ -32,7 +32,7 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
             "selector": {"matchLabels": labels(job.metadata.name, Stage.DEMO)},
             # The page that is open stays until the new one answers.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "template": {"metadata": {"labels": labels(job.metadata.name, Stage.DEMO, planned.digest)}, "spec": pod},
+            "template": {"metadata": pod_metadata(given, planned), "spec": pod},
         },
     }
 

@@ -10,7 +10,7 @@ from finetune_operator.manifests.names import (
     progress_name,
     stage_name,
 )
-from finetune_operator.manifests.pod import Surroundings, pod_spec
+from finetune_operator.manifests.pod import Surroundings, pod_metadata, pod_spec
 from finetune_operator.plan import PlannedStage
 from finetune_operator.plan.placement import placement
 
@@ -75,8 +75,7 @@ def pod_template(given: Surroundings, planned: PlannedStage, name: str, nodes: i
         pod["automountServiceAccountToken"] = True
     if nodes > 1:
         pod["subdomain"] = name
-    own = labels(given.job.metadata.name, planned.stage, planned.digest)
-    return {"metadata": {"labels": own}, "spec": pod}
+    return {"metadata": pod_metadata(given, planned), "spec": pod}
 
 
 def environment(given: Surroundings, planned: PlannedStage, name: str, nodes: int) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_jobs.contract import Source, Stage
+from finetune_jobs.contract import GPUS_VARIABLE, Source, Stage
 from finetune_operator.api import FineTuneJob
 from finetune_operator.api.pods import EnvVar, Resources, StageSettings
 from finetune_operator.api.spec import RecipeName
-from finetune_operator.manifests.names import Manifest, workspace_name
+from finetune_operator.manifests.names import Manifest, labels, workspace_name
 from finetune_operator.manifests.requests import requests_name
 from finetune_operator.manifests.settings import PodSettings
 from finetune_operator.plan import Plan, PlannedStage
@@ -149,6 +149,8 @@ def arguments(given: Surroundings, planned: PlannedStage) -> list[str]:
 def container(given: Surroundings, planned: PlannedStage, own: dict[str, str]) -> Manifest:
     settings, stage = given.settings, planned.stage
     token = {"FINETUNE_TOKEN_FILE": f"{TOKEN}/token"} if token_ref(planned) else {}
+    count = gpus(given.job, stage, settings.gpu_resource)
+    devices = {GPUS_VARIABLE: str(count)} if count else {}
     return {
         "name": "stage",
         "image": settings.demo_image if stage is Stage.DEMO else settings.trainer_image,
@@ -156,7 +158,7 @@ def container(given: Surroundings, planned: PlannedStage, own: dict[str, str]) -
         "command": ["python"],
         "args": arguments(given, planned),
         "workingDir": WORKSPACE,
-        "env": environment(given.of(stage).env, ENVIRONMENT | token | own),
+        "env": environment(given.of(stage).env, ENVIRONMENT | token | devices | own),
         "resources": resources(given, stage),
         # A program that dies without a word: the log's end says why.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -167,6 +169,19 @@ def container(given: Surroundings, planned: PlannedStage, own: dict[str, str]) -
         },
         "volumeMounts": volumes(given, planned)[1],
     }
+
+
+def beside_the_workspace(job: FineTuneJob) -> Manifest | None:
+    """Affinity to the job's running pods, where one node at a time has the workspace: elsewhere a pod never starts."""
+    if job.spec.storage.shared_by_nodes:
+        return None
+    term = {"labelSelector": {"matchLabels": labels(job.metadata.name)}, "topologyKey": "kubernetes.io/hostname"}
+    return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+def pod_metadata(given: Surroundings, planned: PlannedStage) -> Manifest:
+    said, own = given.of(planned.stage).annotations, labels(given.job.metadata.name, planned.stage, planned.digest)
+    return {"labels": own} | ({"annotations": dict(said)} if said else {})
 
 
 def pod_spec(given: Surroundings, planned: PlannedStage, own: dict[str, str] | None = None) -> Manifest:
@@ -192,5 +207,7 @@ def pod_spec(given: Surroundings, planned: PlannedStage, own: dict[str, str] | N
         "tolerations": [t.model_dump(by_alias=True, exclude_none=True) for t in where.tolerations],
         "imagePullSecrets": [{"name": secret.name} for secret in spec.image_pull_secrets],
         "priorityClassName": spec.priority_class_name,
+        "runtimeClassName": where.runtime_class_name,
+        "affinity": beside_the_workspace(given.job),
     }
     return found | {name: value for name, value in optional.items() if value}

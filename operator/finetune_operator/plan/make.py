@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import BaseModel
+
 from finetune_jobs.contract import (
     AnyRequest,
     DatasetRequest,
@@ -87,9 +89,11 @@ class Inputs:
         return data[ref.key]
 
     def value(self, name: str) -> Any:
-        """A training value: what the spec says, else the recipe's."""
-        said = getattr(self.training, name)
-        return said if said is not None else getattr(RECIPES[self.training.recipe or RecipeName.QLORA], name)
+        """A training value: what the spec says, else the recipe's, field by field."""
+        said, recipe = getattr(self.training, name), getattr(RECIPES[self.training.recipe or RecipeName.QLORA], name)
+        if isinstance(said, BaseModel):
+            return recipe.model_copy(update=said.model_dump(exclude_none=True))
+        return recipe if said is None else said
 
 
 def bare_source(source: Source) -> Source:

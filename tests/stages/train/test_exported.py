@@ -10,9 +10,9 @@ from tests.stages.train.conftest import run_ranks
 from finetune_jobs.__main__ import run_stage
 from finetune_jobs.contract import ADAPTER_FOLDER, MODEL_FOLDER, ExportRequest, Stage, State
 from finetune_jobs.export import run
+from finetune_jobs.hardware import survey
 from finetune_jobs.room import Room, stage_folder
 from finetune_jobs.train import prepare
-from finetune_jobs.train.hardware import survey
 from finetune_jobs.train.world import make_world
 
 pytestmark = pytest.mark.stage

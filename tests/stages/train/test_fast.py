@@ -11,10 +11,10 @@ import torch
 from tests.stages.train.conftest import run_ranks
 
 from finetune_jobs.contract import CHECKPOINTS_FOLDER, CONFIG_FILE, CURVE_FILE, CurvePoint, Lora
+from finetune_jobs.hardware import survey
 from finetune_jobs.train import checked_setting, curve, deepspeed_text
 from finetune_jobs.train.config import config_text
 from finetune_jobs.train.fast import Choice
-from finetune_jobs.train.hardware import survey
 from finetune_jobs.train.layout import DEEPSPEED_FILE
 from finetune_jobs.train.world import make_world
 

@@ -8,9 +8,9 @@ import pytest
 
 from finetune_jobs.contract import Lora, TrainRequest
 from finetune_jobs.errors import UserMistake
+from finetune_jobs.hardware import Gpu, Machine
 from finetune_jobs.train.config import Setting, config_text
 from finetune_jobs.train.fast import Choice
-from finetune_jobs.train.hardware import Gpu, Machine
 from finetune_jobs.train.preflight import choose_path
 from finetune_jobs.train.schedule import Schedule
 from finetune_jobs.train.world import make_world

@@ -5,7 +5,7 @@ from tests.specs import JOB
 
 from finetune_jobs.contract import Stage
 from finetune_operator.api import read_job
-from finetune_operator.manifests.demo import demo_objects, demo_url
+from finetune_operator.manifests.demo import demo_objects, demo_url, deployment
 from finetune_operator.manifests.job import rendezvous_service, stage_job
 from finetune_operator.manifests.pod import Surroundings
 from finetune_operator.manifests.progress import progress_objects
@@ -116,6 +116,39 @@ def test_what_the_user_says_of_a_stage_reaches_its_pod():
     }
 
 
+def test_runtime_class_and_annotations_reach_the_pods_of_stage_and_demo():
+    settings = "{runtimeClassName: nvidia, annotations: {karpenter.sh/do-not-disrupt: 'true'}}"
+    made = given(f"  stages: {{train: {settings}, demo: {settings}}}\n")
+    train = stage_job(made, made.plan.of(Stage.TRAIN))["spec"]["template"]
+    demo = deployment(made, made.plan.of(Stage.DEMO))["spec"]["template"]
+    for template in (train, demo):
+        assert template["metadata"]["annotations"] == {"karpenter.sh/do-not-disrupt": "true"}
+        assert template["spec"]["runtimeClassName"] == "nvidia"
+    assert "annotations" not in job_of(Stage.MERGE)["spec"]["template"]["metadata"]
+
+
+def test_a_pod_with_gpus_is_told_how_many():
+    assert environment(job_of(Stage.TRAIN, "    gpus: 4\n"))["FINETUNE_GPUS"] == "4"
+    assert "FINETUNE_GPUS" not in environment(job_of(Stage.MERGE))
+
+
+SHARED = ["  storage: {claimName: mine}\n", "  storage: {accessModes: [ReadWriteMany]}\n"]
+
+
+def test_pods_keep_to_the_node_that_has_the_workspace_where_one_has_it_at_a_time():
+    (term,) = job_of(Stage.TRAIN)["spec"]["template"]["spec"]["affinity"]["podAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    labels = job_of(Stage.MERGE)["spec"]["template"]["metadata"]["labels"]
+    assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+
+
+@pytest.mark.parametrize("extra", SHARED)
+def test_pods_run_anywhere_where_all_nodes_have_the_workspace(extra):
+    assert "affinity" not in job_of(Stage.TRAIN, extra)["spec"]["template"]["spec"]
+
+
 def test_claims_of_sources_are_mounted_read_only_and_named_to_the_program():
     found = container(job_of(Stage.DATASET))
     mounts = {m["mountPath"]: m.get("readOnly") for m in found["volumeMounts"]}
@@ -188,6 +221,11 @@ CLAIMS = [
     ("  storage: {size: 5Gi, reclaimPolicy: Delete}\n", True, True),
     ("  storage: {claimName: mine}\n", False, False),
 ]
+
+
+def test_a_new_claim_has_a_size_though_none_is_written():
+    claim = workspace_claim(given("  storage: {storageClassName: fast}\n").job)
+    assert claim["spec"]["resources"]["requests"]["storage"] == "100Gi"
 
 
 @pytest.mark.parametrize(("extra", "made", "owned"), CLAIMS)

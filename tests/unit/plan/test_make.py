@@ -91,6 +91,13 @@ def test_the_tutorials_recipe_is_the_default():
     assert (request.lora.rank, request.lora.alpha, request.lora.dropout) == (64, 16, "0.1")
 
 
+def test_what_is_written_in_part_has_the_rest_from_the_recipe():
+    training = {"recipe": "qlora-small", "lora": {"rank": 32}, "checkpoint": {"keep": 3}}
+    request = plan_of(spec(training=training)).of(Stage.TRAIN).request
+    assert (request.lora.rank, request.lora.alpha, request.lora.dropout) == (32, 32, "0")
+    assert (request.checkpoint_every, request.checkpoint_keep) == (12, 3)
+
+
 OWN = {"training": {"config": {"configMapKeyRef": {"name": "mine", "key": "config.py"}}}}
 
 

@@ -1,13 +1,15 @@
 """Which GPUs are seen, how many processes train, and what DeepSpeed is told about them."""
 
 import json
+import os
+import re
 
 import pytest
 
-from finetune_jobs.contract import TrainRequest
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.contract import GPUS_VARIABLE, TrainRequest
+from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.hardware import Gpu, Machine, _cores, available_memory, parse_gpus, require_given_gpus, survey
 from finetune_jobs.processor import cpu_dtype
-from finetune_jobs.train.hardware import Gpu, Machine, _cores, available_memory, parse_gpus
 from finetune_jobs.train.world import make_world
 from finetune_jobs.train.zero import custom_deepspeed_config, deepspeed_config
 
@@ -30,6 +32,54 @@ def request(**changes):
 )
 def test_gpus_are_those_that_cuda_visible_devices_leaves(visible, free):
     assert [gpu.free // 2**20 for gpu in parse_gpus(LISTING, visible)] == free
+
+
+@pytest.mark.parametrize(
+    ("visible", "listing", "said"),
+    [
+        ("MIG-0a1b", LISTING, "CUDA_VISIBLE_DEVICES is MIG-0a1b"),
+        (None, "0, GPU-aa, NVIDIA A100, [N/A], [N/A], 8.0\n", "does not tell the memory of a GPU: 0, GPU-aa"),
+    ],
+)
+def test_a_gpu_of_unknown_memory_is_not_taken_for_none(visible, listing, said):
+    with pytest.raises(MachineTrouble, match=re.escape(said)):
+        parse_gpus(listing, visible)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A fake that says something and ends with a code."""
+
+    def say(text, code):
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\necho '{text}'\nexit {code}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return say
+
+
+def test_a_driver_that_fails_is_not_taken_for_a_machine_without_gpus(nvidia_smi):
+    nvidia_smi("Failed to initialize NVML: Driver/library version mismatch", 18)
+    with pytest.raises(MachineTrouble, match="ends with 18: Failed to initialize NVML") as caught:
+        survey({})
+    assert caught.value.failure.reason == "GpuFailed"
+    assert survey({"CUDA_VISIBLE_DEVICES": ""}).gpus == ()
+
+
+def test_a_driver_without_a_gpu_is_a_machine_without_gpus(nvidia_smi):
+    nvidia_smi("No devices were found", 6)
+    assert survey({}).gpus == ()
+
+
+def test_a_pod_that_was_given_gpus_and_sees_none_does_not_begin(nvidia_smi):
+    nvidia_smi("No devices were found", 6)
+    with pytest.raises(MachineTrouble, match="was given 2 GPUs, .* shows none") as caught:
+        require_given_gpus({GPUS_VARIABLE: "2"})
+    assert caught.value.failure.reason == "GpuInvisible"
+    require_given_gpus({})
+    nvidia_smi(LISTING.splitlines()[0], 0)
+    require_given_gpus({GPUS_VARIABLE: "2"})
 
 
 def test_a_gpu_without_bf16_computes_in_fp16():

@@ -4,8 +4,8 @@ import pytest
 
 from finetune_jobs.contract import Lora, TrainRequest
 from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.hardware import Gpu, Machine
 from finetune_jobs.train import preflight
-from finetune_jobs.train.hardware import Gpu, Machine
 from finetune_jobs.train.memory import RUNTIME_BYTES, checkpoint_bytes, estimate, shape_of
 from finetune_jobs.train.world import make_world
 

@@ -11,9 +11,9 @@ import pytest
 from finetune_jobs import train
 from finetune_jobs.contract import CHECKPOINTS_FOLDER, ModelRequest, Source, VolumeSource
 from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.hardware import Machine
 from finetune_jobs.room import Room
 from finetune_jobs.train import checkpoints
-from finetune_jobs.train.hardware import Machine
 from finetune_jobs.train.world import World
 
 launch = import_module("finetune_jobs.train.launch")  # the package has its function under this name
