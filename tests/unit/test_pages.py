@@ -82,6 +82,10 @@ def test_the_readme_leads_to_every_page():
     assert [page for page in PAGES if f"]({page})" not in text] == ["README.md"]
 
 
+def test_the_table_of_failures_reads_as_words():
+    assert re.findall(r"[{}\\]|\[\^", (ROOT / "docs" / "troubleshooting.md").read_text()) == []
+
+
 def problems(*lines: str) -> list[str]:
     (block,) = blocks("\n".join(("Text.", "", *lines, "", "Text.", "")))
     return list(block.problems())
