@@ -1,9 +1,11 @@
 """The commands of pages that are marked so do what the page says, one after the other, as they stand there."""
 
+import re
 import shlex
 
 import pytest
-from tests.chart.helm import NAMESPACE, ROOT, helm
+import yaml
+from tests.chart.helm import NAMESPACE, ROOT, environment, helm, only, rendered
 from tests.kubernetes.control_plane import ControlPlane
 from tests.operator.conftest import wait_for
 from tests.pages import PAGES, commands_for
@@ -26,6 +28,24 @@ def bare(plane):
     clear(plane)
     yield plane
     clear(plane)
+
+
+VALUES = [
+    (page, text)
+    for page in PAGES
+    for text in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    if "trainerImage" in text
+]
+
+
+@pytest.mark.parametrize(("page", "text"), VALUES)
+def test_the_values_that_a_page_shows_say_where_all_three_images_are(page, text, tmp_path):
+    (tmp_path / "values.yaml").write_text(text)
+    manifests = rendered("--values", str(tmp_path / "values.yaml"))
+    said, registry = environment(manifests), yaml.safe_load(text)["image"]["registry"]
+    deployed = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"]
+    images = [deployed, said["FINETUNE_POD_TRAINER_IMAGE"], said["FINETUNE_POD_DEMO_IMAGE"]]
+    assert images == [f"{registry}/finetune-{name}:0.1.0" for name in ("operator", "trainer", "demo")]
 
 
 @pytest.mark.parametrize("page", ON_PAGES)
