@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 
 import pytest
-from tests.chart.conftest import arguments_of
+from tests.chart.conftest import CASES, arguments_of
 from tests.chart.helm import CHART, NAMESPACE, RELEASE, ROOT, environment, helm, of_kind, only, rendered, said, template
 from tests.generated import CHART as GENERATED_FOR
 
@@ -16,9 +16,10 @@ from finetune_operator.manifests.settings import PodSettings
 FORBIDDEN_VERBS = {"*", "escalate", "bind", "impersonate"}
 
 
-def test_helm_lint_has_nothing_to_say():
+@pytest.mark.parametrize("name", CASES)
+def test_helm_lint_has_nothing_to_say(name):
     assert CHART == GENERATED_FOR
-    done = helm("lint", "--strict", str(CHART))
+    done = helm("lint", "--strict", str(CHART), *arguments_of(name))
     assert done.returncode == 0, done.stdout
     assert "[" not in done.stdout, done.stdout  # [INFO], [WARNING], [ERROR]
 
