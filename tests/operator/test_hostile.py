@@ -4,7 +4,7 @@ import json
 
 import pytest
 from tests.operator.conftest import LIFE, QUOTA, wait_for
-from tests.operator.player import RUNS, Ending
+from tests.operator.player import RUNS, Ending, mistake
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -285,3 +285,29 @@ def test_requests_deleted_by_hand_are_made_again_while_they_are_read(cluster, st
     found = requests()
     cluster.kubectl("-n", LIFE, "delete", found[0])
     wait_for(lambda: requests() == found)
+
+
+def test_a_size_that_the_claim_refuses_keeps_nobody_from_suspending(cluster, stays):
+    """The claim has no volume yet, and such a claim keeps its size."""
+    stays["grown"] = {"model"}
+    cluster.submit(LIFE, "grown", storage={"size": "1Gi"})
+    cluster.wait_state(LIFE, "grown", "model", "Running")
+    cluster.edit(LIFE, "grown", storage={"size": "2Gi"}, suspend=True)
+    cluster.wait_state(LIFE, "grown", "model", "Suspended")
+    assert job_named(cluster, "grown", "model")["spec"]["suspend"] is True
+    assert cluster.condition(LIFE, "grown", "Failed")["reason"] == "Refused"
+    cluster.edit(LIFE, "grown", storage={"size": "1Gi"}, suspend=False)
+    stays["grown"] = set()
+    cluster.wait(LIFE, "grown")
+
+
+def test_a_failed_stage_loses_its_job_though_the_same_edit_asks_for_a_size_that_is_refused(cluster, player, stays):
+    full = mistake("DiskFull")
+    player.script = lambda job, stage, count: full if (job, stage, count) == ("full", "model", 1) else Ending()
+    cluster.submit(LIFE, "full", storage={"size": "1Gi"})
+    cluster.wait(LIFE, "full", "Failed")
+    cluster.edit(LIFE, "full", storage={"size": "2Gi"})
+    wait_for(lambda: job_named(cluster, "full", "model") is None)
+    cluster.wait_state(LIFE, "full", "model", "Pending")
+    cluster.edit(LIFE, "full", storage={"size": "1Gi"})
+    cluster.wait(LIFE, "full")

@@ -63,7 +63,7 @@ def decide(seen: Observed, now: datetime) -> Decision:
 
 def kept(seen: Observed) -> tuple[Want, ...]:
     """The workspace's claim follows an edit of its size or reclaimPolicy, whatever stage is at work."""
-    return (Want(Make.WORKSPACE),) if seen.plan and seen.workspace_stale else ()
+    return (Want(Make.WORKSPACE),) if seen.plan and seen.workspace_stale and seen.refusal is None else ()
 
 
 def look_again(seen: Observed, later: float | None) -> float | None:
