@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from finetune_operator.api.status import StageState, Status
+from finetune_operator.api.status import Status
 from finetune_operator.lifecycle.conditions import conditions
 from finetune_operator.lifecycle.events import changes
 from finetune_operator.lifecycle.expiry import expire
@@ -72,9 +72,3 @@ def look_again(seen: Observed, later: float | None) -> float | None:
     podless = any(not job.pods and not job.suspended and not job.over for job in seen.jobs.values())
     waits = [seconds for seconds in (later, PATIENCE + 1 if podless else None) if seconds is not None]
     return min(waits) if waits else None
-
-
-def is_finished(status: Status) -> bool:
-    """Whether nothing more will happen by itself."""
-    done = {StageState.SUCCEEDED, StageState.REUSED, StageState.FAILED}
-    return bool(status.stages) and all(stage.state in done for stage in status.stages)
