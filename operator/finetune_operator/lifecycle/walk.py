@@ -88,7 +88,7 @@ def missing(seen: Observed, planned: PlannedStage) -> tuple[Want, ...]:
 
 def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob, now: datetime) -> Step:
     """A Job that is not over: suspend it, let it go on, make it anew as the job now says, undo what others did."""
-    if job.deleting:
+    if job.deleting or job.complete:
         return Step(status)
     if seen.job.spec.suspend:
         held = status.model_copy(update={"state": StageState.SUSPENDED, "reason": "", "message": ""})

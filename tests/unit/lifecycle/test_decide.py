@@ -70,6 +70,23 @@ def test_a_stage_that_failed_at_once_has_had_one_attempt():
     assert decide(replace(seen, jobs={name: ended}), NOW).status.stages[0].attempts == 1
 
 
+SEEN_LATE = [
+    ((), 5, "Running"),
+    ((Pod("p", "Running"),), 3600, "Running"),
+    ((), 61, "Succeeded"),
+    ((Pod("p", "Failed", exit_code=75),), 61, "Succeeded"),
+]
+
+
+@pytest.mark.parametrize(("pods", "ago", "state"), SEEN_LATE)
+def test_a_job_that_ended_well_waits_for_its_pods_end_which_has_the_result(pods, ago, state):
+    seen = look(model="complete")
+    jobs = {n: replace(job, pods=pods, finished_at=NOW - timedelta(seconds=ago)) for n, job in seen.jobs.items()}
+    decision = decide(replace(seen, jobs=jobs), NOW)
+    assert (decision.status.stages[0].state, decision.remove) == (state, ())
+    assert (decision.look_again_after is not None) is (state == "Running")
+
+
 def test_a_superseded_job_that_works_is_removed_and_one_that_is_over_stays():
     old = {
         "old-running": replace(stage_job(Stage.TRAIN, "0" * 12), name="old-running"),

@@ -66,6 +66,7 @@ CASES = {
     ("Failed", ROWS[18].seen): (look(**UP_TO_TRAIN, train="lost"), (), None, False),
     ("Running", ROWS[19].seen): (replace(trains(), progress_ready=False), (Want(Make.PROGRESS),), None, False),
     ("Running", ROWS[20].seen): (replace(trains(), limits={Stage.TRAIN: {"parallelism": 1}}), (), None, False),
+    ("Running", ROWS[21].seen): (trains("complete"), (), None, False),
 }  # fmt: skip
 
 
