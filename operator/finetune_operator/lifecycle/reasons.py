@@ -25,6 +25,7 @@ WAITS_FOR_PEER = "WaitsForAnotherJob"
 TAKEN_FROM_PEER = "TakenFromAnotherJob"
 REUSED = "Reused"
 RETRYING = "Retrying"
+RESULT_LOST = "ResultLost"
 NOT_PLANNED = "NotPlanned"
 
 # The demo

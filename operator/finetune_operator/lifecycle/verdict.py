@@ -23,7 +23,10 @@ def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob
         return known
     base = known or StageStatus(name=stage, state=StageState.PENDING, digest=digest)
     if job is None or job.deleting:
-        return base.model_copy(update={"state": StageState.PENDING, "reason": "", "message": ""})
+        told_still = base.reason == reasons.RESULT_LOST
+        return base.model_copy(
+            update={"state": StageState.PENDING} | ({} if told_still else {"reason": "", "message": ""})
+        )
     base = base.model_copy(
         update={
             "attempts": max(base.attempts, job.failed + (not job.gave_up), 1),
