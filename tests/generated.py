@@ -131,7 +131,9 @@ def state_machine() -> str:
         "",
         "Made from `operator/finetune_operator/lifecycle/machine.py` by `make generate`; do not edit. The unit tests",
         "hold `decide` to each row. Stages go one after the other; only the first that is not done is acted on. What",
-        "status has recorded as Succeeded, Reused or Failed stays, whatever becomes of the Job.",
+        "status has recorded as Succeeded, Reused or Failed stays, whatever becomes of the Job. Two edits make a stage",
+        "run again that has ended well, to take what is there or make it anew: one after a later stage found no result",
+        "of it (`InputMissing`), and one while the gate can't read its rates (`EvaluationUnreadable`).",
         "",
     ]
     return "\n".join([*head, *picture, "```", "", *table]) + "\n"

@@ -91,6 +91,10 @@ class ExitCode(IntEnum):
     """Asked to stop; what is needed to go on is saved."""
 
 
+INPUT_MISSING = "InputMissing"
+"""Reason of a stage that finds no result of one that it needs: the operator runs that again after an edit."""
+
+
 class Contract(BaseModel):
     """Base of everything that crosses the line: closed, immutable, camelCase in JSON."""
 

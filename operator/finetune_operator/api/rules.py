@@ -144,6 +144,14 @@ SAME_WORKSPACE = " && ".join(
     (same("claimName", "''"), same("storageClassName", "''"), same("accessModes", "['ReadWriteOnce']"))
 )
 
+NO_WORKSPACE_YET = ["WorkspaceUnbound", "ClaimMissing"]
+"""Reasons of a stage whose pod waits for a claim: their cures are edits of spec.storage."""
+UNWRITTEN = (
+    "((!has(stage.attempts) || stage.attempts == 0) && stage.state in ['Pending', 'Waiting', 'Suspended']) || "
+    f"(stage.state == 'Running' && has(stage.reason) && stage.reason in {NO_WORKSPACE_YET})"
+)
+"""CEL: the stage has written nothing to the workspace, and nothing that it needs lies there."""
+
 ROOT_RULES = (
     Rule(
         f"size(self.metadata.name) <= {NAME_LENGTH}",
@@ -151,7 +159,8 @@ ROOT_RULES = (
     ),
     Rule(matches(pattern_of(JobName), "self.metadata.name"), FORMS[pattern_of(JobName)]),
     Rule(
-        f"!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.size() == 0 || {SAME_WORKSPACE}",
+        f"!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.all(stage, {UNWRITTEN}) || "
+        f"{SAME_WORKSPACE}",
         "a stage has written to this workspace, so storage stays as it is (but for size and reclaimPolicy); "
         "write a new FineTuneJob to use another workspace",
     ),
