@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 from pydantic.alias_generators import to_camel
 
 from finetune_jobs.contract import PROMPT_SETS, TOOLS, Contract, DatasetFormat, DecimalString, DnsName, Source
-from finetune_operator.api.forms import HostName, Quantity, ShardSize, nanos
-from finetune_operator.api.pods import ImagePullSecret, Stages
+from finetune_operator.api.forms import HostName, Quantity, QueueName, ShardSize, nanos
+from finetune_operator.api.pods import Annotations, ImagePullSecret, Stages
 from finetune_operator.api.problems import nearest
 from finetune_operator.api.templates import SPELLINGS
 
@@ -258,7 +258,7 @@ class Ingress(Contract):
     host: HostName = Field(description="Host name of the demo, such as agent.example.com.")
     class_name: DnsName | None = Field(default=None, description="IngressClass; empty takes the cluster's default.")
     tls: IngressTls | None = Field(default=None, description="Serve the host by https.")
-    annotations: dict[str, Annotated[str, StringConstraints(max_length=1024)]] = Field(
+    annotations: Annotations = Field(
         default_factory=dict,
         max_length=64,
         description="For the ingress controller: how users log in, body sizes, who issues the certificate.",
@@ -352,7 +352,7 @@ class Spec(Contract):
     ttl_seconds_after_finished: int | None = Field(
         default=None, ge=0, le=2_147_483_647, description="Seconds after which a finished job's pods are cleaned up."
     )
-    queue_name: DnsName | None = Field(default=None, description="Kueue's LocalQueue that admits the stages.")
+    queue_name: QueueName | None = Field(default=None, description="Kueue's LocalQueue that admits the stages.")
     image_pull_secrets: tuple[ImagePullSecret, ...] = Field(default=(), max_length=20, description="To pull images.")
     priority_class_name: DnsName | None = Field(default=None, description="PriorityClass of the stages' pods.")
 
