@@ -93,6 +93,11 @@ WRONG = [
             ),
         )
     ),
+    (
+        "spec:\n",
+        "spec:\n  storage: {accessModes: [ReadWriteOncePod]}\n",
+        "accessModes.0.: 'ReadWriteOncePod' .* did you mean 'ReadWriteOnce'?",
+    ),
     ("spec:\n", f"spec:\n  queueName: {'q' * 64}\n", "spec.queueName: has 64 characters; write at most 63"),
     (
         "spec:\n",

@@ -295,7 +295,8 @@ class Demo(Contract):
     http_route: HttpRoute | None = Field(default=None, description="Open the page by an HTTPRoute.")
 
 
-AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]
+AccessMode = Literal["ReadWriteOnce", "ReadWriteMany"]
+"""Not ReadWriteOncePod: an open demo would keep every other pod of the job waiting."""
 
 
 DEFAULT_SIZE = "100Gi"
@@ -309,7 +310,7 @@ class Storage(Contract):
     size: Quantity | None = Field(default=None, description=f"Size of a new claim; {DEFAULT_SIZE} if left out.")
     storage_class_name: DnsName | None = Field(default=None, description="Class of a new claim.")
     access_modes: tuple[AccessMode, ...] | None = Field(
-        default=None, min_length=1, max_length=3, description="Access modes of a new claim; ReadWriteOnce if left out."
+        default=None, min_length=1, max_length=2, description="Access modes of a new claim; ReadWriteOnce if left out."
     )
     reclaim_policy: Literal["Retain", "Delete"] = Field(
         default="Retain", description="What becomes of a new claim when the job is deleted."
