@@ -175,7 +175,9 @@ SEEN_IN = {
 
 def failure_line(row: Row) -> str:
     pattern = row.pattern.replace("|", "\\|")
-    cells = (f"`{row.reason}`", SEEN_IN[row.evidence].format(pattern), row.message, row.cure)
+    cures = (row.cure, *(f"({stage}) {cure}" for stage, cure in row.instead.items()))
+    cure = " ".join(cures).format(stage="{stage}", job="{job}")
+    cells = (f"`{row.reason}`", SEEN_IN[row.evidence].format(pattern), row.message, cure)
     return f"| {' | '.join(cells)} |"
 
 

@@ -83,6 +83,7 @@ GPUS = [
     (Stage.TRAIN, '  stages: {train: {resources: {limits: {"nvidia.com/gpu": "0"}}}}\n', None),
     (Stage.TRAIN, "    recipe: qlora-small\n", None),
     (Stage.EVALUATE, "    gpus: 4\n", "1"),
+    (Stage.EVALUATE, '  stages: {evaluate: {resources: {limits: {nvidia.com/gpu: "0"}}}}\n', None),
     (Stage.MERGE, "    gpus: 4\n", None),
 ]
 
