@@ -39,11 +39,14 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
 
 
 def probes() -> Manifest:
-    """An hour to start, for weights come from wherever they lie; then ten minutes of silence, for answers take long."""
+    """An hour to start, for weights come from wherever they lie; then ten minutes of silence, for answers take long.
+
+    Of these five in the Service: a page that is at an answer is not taken from its readers.
+    """
     asked = {"httpGet": {"path": HEALTH_PATH, "port": "http"}}
     return {
         "startupProbe": asked | {"periodSeconds": 2, "failureThreshold": 1800},
-        "readinessProbe": asked | {"periodSeconds": 2},
+        "readinessProbe": asked | {"periodSeconds": 2, "timeoutSeconds": 20, "failureThreshold": 15},
         "livenessProbe": asked | {"periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 20},
     }
 

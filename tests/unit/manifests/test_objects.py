@@ -250,6 +250,9 @@ def test_a_demo_that_hangs_is_started_again_and_one_that_loads_is_not():
     assert {p["httpGet"]["path"] for p in probes.values()} == {"/_stcore/health"}
     assert patience["startup"] >= 3600
     assert patience["liveness"] >= 600
+    # A server that is busy answers late, one that is gone at once.
+    assert 60 <= probes["readiness"]["failureThreshold"] * probes["readiness"]["timeoutSeconds"] < patience["liveness"]
+    assert patience["readiness"] <= 30
 
 
 DOORS = [
