@@ -178,13 +178,10 @@ SEEN_IN = {
 
 
 def failure_line(row: Row) -> str:
-    seen = SEEN_IN[row.evidence].format(readable(row.pattern))
-    cells = (f"`{row.reason}`", seen, *(re.sub(r"\{(\w+)\}", upper, text) for text in (row.message, row.cure)))
+    cures = (row.cure, *(f"({stage}) {cure}" for stage, cure in row.instead.items()))
+    words = (text.format(stage="STAGE", job="JOB", code="CODE") for text in (row.message, " ".join(cures)))
+    cells = (f"`{row.reason}`", SEEN_IN[row.evidence].format(readable(row.pattern)), *words)
     return f"| {' | '.join(cells)} |"
-
-
-def upper(found: re.Match[str]) -> str:
-    return found[1].upper()
 
 
 def readable(pattern: str) -> str:

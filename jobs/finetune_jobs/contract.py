@@ -108,7 +108,8 @@ class Contract(BaseModel):
 
 DecimalString = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$", max_length=32)]
 """A number of zero or more, as a string: "2e-4", "0.8"."""
-DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+DnsName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 _PART = r"(\.|\.?[^./\x00][^/\x00]*|\.\.[^/\x00]+)"
 RelativePath = Annotated[str, StringConstraints(pattern=rf"^({_PART}(/{_PART}?)*)?$", max_length=1024)]

@@ -30,7 +30,8 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
         "spec": {
             "replicas": 0 if job.spec.suspend else job.spec.demo.replicas,
             "selector": {"matchLabels": labels(job.metadata.name, Stage.DEMO)},
-            # The page that is open stays until the new one answers.
+            # The page that is open stays until the new one answers, which takes demo.gpus twice. Where they are missing
+            # the stage says so; Recreate would do with one set, but close the page for a new one that may never answer.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {"metadata": pod_metadata(given, planned), "spec": pod},
         },
@@ -38,11 +39,14 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
 
 
 def probes() -> Manifest:
-    """An hour to start, for weights come from wherever they lie; then ten minutes of silence, for answers take long."""
+    """An hour to start, for weights come from wherever they lie; then ten minutes of silence, for answers take long.
+
+    Of these five in the Service: a page that is at an answer is not taken from its readers.
+    """
     asked = {"httpGet": {"path": HEALTH_PATH, "port": "http"}}
     return {
         "startupProbe": asked | {"periodSeconds": 2, "failureThreshold": 1800},
-        "readinessProbe": asked | {"periodSeconds": 2},
+        "readinessProbe": asked | {"periodSeconds": 2, "timeoutSeconds": 20, "failureThreshold": 15},
         "livenessProbe": asked | {"periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 20},
     }
 

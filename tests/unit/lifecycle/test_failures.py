@@ -62,6 +62,10 @@ WAITS = [
         Pod("p", unschedulable='0/1 nodes are available: persistentvolumeclaim "reakt-data" not found.'),
         "ClaimMissing",
     ),
+    (
+        Pod("p", unschedulable="1 node has pod using PersistentVolumeClaim with ReadWriteOncePod access mode"),
+        "VolumeInUse",
+    ),
     (Pod("p", unschedulable="pod has unbound immediate PersistentVolumeClaims"), "WorkspaceUnbound"),
     (Pod("p", unschedulable="node(s) didn't match Pod's node affinity/selector"), "Unschedulable"),
     (Pod("p", waits="ContainerCreating"), None),
@@ -90,4 +94,24 @@ def test_another_stages_word_is_not_believed():
 
 def test_every_row_says_what_to_do():
     for row in TABLE:
-        assert row.cure.format(stage="train", job="j").endswith(".")
+        for cure in (row.cure, *row.instead.values()):
+            assert cure.format(stage="train", job="j").endswith(".")
+
+
+OWN_CURES = [
+    ("GpuUnschedulable", Stage.TRAIN, "write fewer training.gpus"),
+    ("GpuUnschedulable", Stage.MERGE, "write fewer in spec.stages.merge.resources.limits."),
+    ("GpuUnschedulable", Stage.EVALUATE, 'spec.stages.evaluate.resources.limits: {nvidia.com/gpu: "0"}.'),
+    ("GpuUnschedulable", Stage.DEMO, "write demo.replicas: 0 for a moment, fewer demo.gpus"),
+    ("ImagePullFailed", Stage.TRAIN, "write spec.imagePullSecrets: the training's own service account has none"),
+    ("ImagePullFailed", Stage.MERGE, "and spec.imagePullSecrets."),
+]
+EVIDENCE = {
+    "GpuUnschedulable": Pod("p", unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
+    "ImagePullFailed": Pod("p", waits="ErrImagePull"),
+}
+
+
+@pytest.mark.parametrize(("reason", "stage", "cure"), OWN_CURES)
+def test_a_stage_is_told_what_it_can_follow(reason, stage, cure):
+    assert cure in explain_wait(stage_job(stage, "d" * 12, pods=(EVIDENCE[reason],))).cure

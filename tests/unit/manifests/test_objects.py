@@ -83,6 +83,7 @@ GPUS = [
     (Stage.TRAIN, '  stages: {train: {resources: {limits: {"nvidia.com/gpu": "0"}}}}\n', None),
     (Stage.TRAIN, "    recipe: qlora-small\n", None),
     (Stage.EVALUATE, "    gpus: 4\n", "1"),
+    (Stage.EVALUATE, '  stages: {evaluate: {resources: {limits: {nvidia.com/gpu: "0"}}}}\n', None),
     (Stage.MERGE, "    gpus: 4\n", None),
 ]
 
@@ -249,6 +250,9 @@ def test_a_demo_that_hangs_is_started_again_and_one_that_loads_is_not():
     assert {p["httpGet"]["path"] for p in probes.values()} == {"/_stcore/health"}
     assert patience["startup"] >= 3600
     assert patience["liveness"] >= 600
+    # A server that is busy answers late, one that is gone at once.
+    assert 60 <= probes["readiness"]["failureThreshold"] * probes["readiness"]["timeoutSeconds"] < patience["liveness"]
+    assert patience["readiness"] <= 30
 
 
 DOORS = [
