@@ -27,12 +27,11 @@ from finetune_jobs.sources.digests import Meter, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched
 from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
-from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token
+from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token, masked
 
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:.+\n)*?oid sha256:([0-9a-f]{64})\nsize (\d+)\n"
 )
@@ -113,11 +112,6 @@ def servers(url: str) -> list[str]:
     """Scheme, host and port that a token for this URL is meant for; none where git doesn't speak HTTP."""
     parts = urlsplit(url)
     return [f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] if parts.scheme in {"http", "https"} else []
-
-
-def masked(text: str) -> str:
-    """Without user names, passwords and tokens in URLs."""
-    return CREDENTIALS.sub("***@", text)
 
 
 def as_sentence(asked: GitSource, said: str) -> StageError:

@@ -27,10 +27,10 @@ from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
 from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
+from finetune_jobs.sources.token import masked
 
 log = logging.getLogger(__name__)
 
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 SAID = (
     (r"No space left", MachineTrouble, "DiskFull", "The disk is full.",
      "Free some space there, or use a larger volume."),
@@ -100,7 +100,7 @@ def as_sentence(asked: PyPISource, said: str) -> StageError:
     for pattern, kind, reason, meaning, cure in sorted(SAID, key=lambda row: row[0] != NETWORK_WORDS):
         if re.search(pattern, said):
             return kind(reason, f"{asked.requirement}: {meaning}", cure)
-    last = CREDENTIALS.sub("***@", " ".join(said.split()))[-300:]
+    last = masked(" ".join(said.split()))[-300:]
     return MachineTrouble("PipFailed", f"{asked.requirement} could not be downloaded. pip said: {last}", "Run again.")
 
 
