@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -22,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from finetune_jobs.contract import PyPISource, Source
 from finetune_jobs.errors import MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room
+from finetune_jobs.sources import programs
 from finetune_jobs.sources.arrival import Watching
 from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
@@ -90,9 +90,9 @@ def pip(asked: PyPISource, command: str, *options: str, scratch: str) -> None:
         "--disable-pip-version-check", *options, asked.requirement,
     ]  # fmt: skip
     environment = {**os.environ, "TMPDIR": scratch, "PYTHONUTF8": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
+    done = programs.run(arguments, environment)
     if done.returncode != 0:
-        raise as_sentence(asked, done.stderr)
+        raise as_sentence(asked, done.stderr.decode(errors="replace"))
 
 
 def as_sentence(asked: PyPISource, said: str) -> StageError:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from finetune_jobs.contract import GitSource, Source
 from finetune_jobs.errors import UserMistake
-from finetune_jobs.sources import git
+from finetune_jobs.sources import git, programs
 from finetune_jobs.sources.token import masked
 
 
@@ -109,13 +109,13 @@ def test_settings_that_the_user_gives_git_by_the_environment_stay(bring, reposit
 def commands(monkeypatch) -> list[str]:
     """All that is given to git on a command line."""
     given: list[str] = []
-    run = subprocess.run
+    start = subprocess.Popen
 
     def noting(command, *arguments, **options):
         given.extend(command)
-        return run(command, *arguments, **options)
+        return start(command, *arguments, **options)
 
-    monkeypatch.setattr(git.subprocess, "run", noting)
+    monkeypatch.setattr(programs.subprocess, "Popen", noting)
     return given
 
 
