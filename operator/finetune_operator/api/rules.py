@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from finetune_jobs.contract import DecimalString, GitSource, Source
+from finetune_jobs.contract import CREDENTIALS_IN_SIGHT, WITH_CREDENTIALS, DecimalString, GitSource, Source
 from finetune_operator.api.forms import FORMS, NAME_LENGTH, JobName, pattern_of
 from finetune_operator.api.pods import (
     ALL_TAINTS,
@@ -181,10 +181,7 @@ NO_NUMBER = f"!{matches(pattern_of(DecimalString))}"
 """Then the rule of its form speaks, and a conversion would only add an error of its own."""
 
 VALUE_RULES: dict[tuple[type[BaseModel], str], Rule] = {
-    (GitSource, "url"): Rule(
-        "!self.matches('^[a-z]+://[^/@]*:[^/@]*@')",
-        "a URL with a password would stand in plain sight; write the token into a Secret and name it by tokenSecretRef",
-    ),
+    (GitSource, "url"): Rule(f"!{matches(WITH_CREDENTIALS)}", CREDENTIALS_IN_SIGHT),
     (Training, "learning_rate"): Rule(
         f"{NO_NUMBER} || double(self) > 0.0 && double(self) <= 0.1",
         'write a learning rate above 0 and at most "0.1" as a string, such as "2e-4"',
