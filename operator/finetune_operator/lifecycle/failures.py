@@ -70,7 +70,8 @@ TABLE = (
         r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
         "GpuOutOfMemory",
         "The stage does not fit the GPU's memory.",
-        "Write a smaller training.batchSize or training.maxLength, or training.deepspeed: zero3 over more GPUs.",
+        "Give spec.stages.{stage} a node with a larger GPU; what trains also fits by a smaller training.batchSize or "
+        "training.maxLength, or by training.deepspeed: zero3 over more GPUs.",
     ),
     Row(
         "log",

@@ -33,6 +33,12 @@ def test_the_logs_end_is_explained(text, reason):
     assert failure.cure
 
 
+def test_a_gpu_that_is_too_small_for_a_stage_is_told_with_that_stages_cure():
+    judged = stage_job(Stage.EVALUATE, "d" * 12)
+    failure = explain_end(judged, Pod("p", "Failed", exit_code=1, said="torch.OutOfMemoryError: CUDA out of memory."))
+    assert failure.cure.startswith("Give spec.stages.evaluate a node with a larger GPU")
+
+
 ENDS = [
     (Pod("p", "Failed", exit_code=137, ended_by="OOMKilled"), "OutOfMemory"),
     (Pod("p", "Failed", reason="Evicted"), "Evicted"),
