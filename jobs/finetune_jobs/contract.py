@@ -91,6 +91,10 @@ class ExitCode(IntEnum):
     """Asked to stop; what is needed to go on is saved."""
 
 
+INPUT_MISSING = "InputMissing"
+"""Reason of a stage that finds no result of one that it needs: the operator runs that again after an edit."""
+
+
 class Contract(BaseModel):
     """Base of everything that crosses the line: closed, immutable, camelCase in JSON."""
 
@@ -145,6 +149,14 @@ class HuggingFaceSource(Contract):
     )
 
 
+WITH_CREDENTIALS = "^(https?://[^/?#]*@|[a-z]+://[^/@]*:[^/@]*@)"
+"""A URL with a password, or over HTTP with any name: a token may stand there alone. ssh://git@ is only an account."""
+CREDENTIALS_IN_SIGHT = (
+    "a token, name or password in a URL would stand in plain sight; leave out what is before the @, write the token "
+    "into a Secret and name it by tokenSecretRef"
+)
+
+
 class GitSource(Contract):
     """A git repository, with large files by git-lfs."""
 
@@ -162,11 +174,8 @@ class GitSource(Contract):
     @field_validator("url")
     @classmethod
     def _without_password(cls, url: str) -> str:
-        if re.match(r"^[a-z]+://[^/@]*:[^/@]*@", url):
-            raise ValueError(
-                "a URL with a password would stand in plain sight; write the token into a Secret and "
-                "name it by tokenSecretRef"
-            )
+        if re.match(WITH_CREDENTIALS, url):
+            raise ValueError(CREDENTIALS_IN_SIGHT)
         return url
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from finetune_jobs.contract import PROGRESS_FILE, RESULT_FILE, Progress, Record, Request, Stage
+from finetune_jobs.contract import INPUT_MISSING, PROGRESS_FILE, RESULT_FILE, Progress, Record, Request, Stage
 from finetune_jobs.errors import UserMistake
 
 DRAFT_SUFFIX = ".draft"
@@ -117,9 +117,9 @@ class Room:
         digest = self.request.needs.get(stage)
         if digest is None or read_record(self.workspace, stage, digest) is None:
             raise UserMistake(
-                "InputMissing",
+                INPUT_MISSING,
                 f"The {stage} stage's result {digest} is not in {self.workspace}.",
-                f"Run the {stage} stage first, or `finetune run`, which runs all that is missing.",
+                "Edit the spec (suspend: true, then false), or `finetune run` again: what is missing is made again.",
             )
         return stage_folder(self.workspace, stage, digest)
 

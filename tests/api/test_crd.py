@@ -110,10 +110,34 @@ def test_storage_stays_once_a_stage_has_written_to_it_but_for_its_size(plane, be
     assert (answer.returncode == 0, refusal in answer.stderr) == (not refusal, True)
 
 
-def test_storage_may_move_while_no_stage_has_started(plane):
+def stage(name, state, reason="", attempts=1):
+    return {"name": name, "state": state, "reason": reason, "attempts": attempts, "digest": "d"}
+
+
+LATER = stage("dataset", "Pending", attempts=0)
+# How the stages stand -> whether storage may still be edited.
+STANDINGS = [
+    ([], True),
+    ([stage("model", "Suspended", attempts=0), LATER], True),
+    ([stage("model", "Waiting", attempts=0), LATER], True),
+    ([stage("model", "Running", "WorkspaceUnbound"), LATER], True),
+    ([stage("model", "Running", "ClaimMissing"), LATER], True),
+    ([stage("model", "Running", "Started"), LATER], False),
+    ([stage("model", "Suspended"), LATER], False),
+    ([stage("model", "Pending"), LATER], False),
+    ([stage("model", "Reused", attempts=0), LATER], False),
+    ([stage("model", "Succeeded"), stage("dataset", "Running", "ClaimMissing")], False),
+]
+
+
+@pytest.mark.parametrize(("stages", "free"), STANDINGS)
+def test_storage_may_be_corrected_until_a_stage_has_written_to_it(plane, stages, free):
+    plane.kubectl("delete", "ftj", "moves", "--ignore-not-found")
     assert plane.kubectl("apply", "-f", "-", stdin=JOB.replace("name: react}", "name: moves}")).returncode == 0
+    status = json.dumps({"status": {"stages": stages}})
+    assert plane.kubectl("patch", "ftj", "moves", "--subresource=status", "--type=merge", "-p", status).returncode == 0
     moved = '{"spec": {"storage": {"claimName": "other"}}}'
-    assert plane.kubectl("patch", "ftj", "moves", "--type=merge", "-p", moved).returncode == 0
+    assert (plane.kubectl("patch", "ftj", "moves", "--type=merge", "-p", moved).returncode == 0) is free
 
 
 def undescribed(schema, path):

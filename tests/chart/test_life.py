@@ -83,11 +83,15 @@ def test_a_running_job_stays_through_upgrade_rollback_and_uninstall(release, clu
         before = training(cluster)
         assert installed(cluster, RELEASE, tmp_path) == "the operator serves all namespaces\n"
 
-        release.helm("upgrade", str(CHART), *said("operator.workers=4", 'image.tag="0.2.0"'))
-        assert told(cluster, RELEASE)["FINETUNE_WORKERS"] == "4"
-        assert training(cluster) == before
-        release.helm("rollback", "1")
-        assert told(cluster, RELEASE)["FINETUNE_WORKERS"] == "16"
+    # How often it is tried is the one of these that a Job which is there takes on: by it the new settings were read.
+    release.helm("upgrade", str(CHART), *said('jobs.trainerImage.tag="next"', "jobs.attempts=4"))
+    with operator_of(cluster, RELEASE, tmp_path / "upgraded"):
+        wait_for(lambda: training(cluster)["spec"]["backoffLimit"] == 3, "the training by the new settings")
+        assert training(cluster) == {**before, "spec": before["spec"] | {"backoffLimit": 3}}
+
+    release.helm("rollback", "1")
+    with operator_of(cluster, RELEASE, tmp_path / "rolled-back"):
+        wait_for(lambda: training(cluster)["spec"]["backoffLimit"] == 2, "the training by the old settings")
         assert training(cluster) == before
 
     release.helm("uninstall")

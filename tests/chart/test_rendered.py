@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from kubernetes.aio.leaderelection.electionconfig import Config
-from tests.chart.conftest import arguments_of
+from tests.chart.conftest import CASES, arguments_of
 from tests.chart.helm import CHART, NAMESPACE, RELEASE, ROOT, environment, helm, of_kind, only, rendered, said, template
 from tests.generated import CHART as GENERATED_FOR
 
@@ -19,9 +19,10 @@ from finetune_operator.manifests.settings import PodSettings
 FORBIDDEN_VERBS = {"*", "escalate", "bind", "impersonate"}
 
 
-def test_helm_lint_has_nothing_to_say():
+@pytest.mark.parametrize("name", CASES)
+def test_helm_lint_has_nothing_to_say(name):
     assert CHART == GENERATED_FOR
-    done = helm("lint", "--strict", str(CHART))
+    done = helm("lint", "--strict", str(CHART), *arguments_of(name))
     assert done.returncode == 0, done.stdout
     assert "[" not in done.stdout, done.stdout  # [INFO], [WARNING], [ERROR]
 
@@ -201,7 +202,7 @@ def test_the_notes_name_files_that_there_are_and_ask_for_a_registry_only_where_n
     _, _, notes = done.stdout.partition("NOTES:")
     assert "No registry is named" not in notes
     named = re.findall(r"\b(?:examples|docs)/[-\w/.]+\b", (CHART / "templates" / "NOTES.txt").read_text())
-    assert {"examples/smollm2-react.yaml", "docs/images.md"} <= set(named)
+    assert {"examples/smollm2-react.yaml", "docs/install.md"} <= set(named)
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 

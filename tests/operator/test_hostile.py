@@ -4,7 +4,7 @@ import json
 
 import pytest
 from tests.operator.conftest import LIFE, QUOTA, wait_for
-from tests.operator.player import RUNS, Ending
+from tests.operator.player import RUNS, Ending, Stays, mistake
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -285,3 +285,79 @@ def test_requests_deleted_by_hand_are_made_again_while_they_are_read(cluster, st
     found = requests()
     cluster.kubectl("-n", LIFE, "delete", found[0])
     wait_for(lambda: requests() == found)
+
+
+def test_a_size_that_the_claim_refuses_keeps_nobody_from_suspending(cluster, stays):
+    """The claim has no volume yet, and such a claim keeps its size."""
+    stays["grown"] = {"model"}
+    cluster.submit(LIFE, "grown", storage={"size": "1Gi"})
+    cluster.wait_state(LIFE, "grown", "model", "Running")
+    cluster.edit(LIFE, "grown", storage={"size": "2Gi"}, suspend=True)
+    cluster.wait_state(LIFE, "grown", "model", "Suspended")
+    assert job_named(cluster, "grown", "model")["spec"]["suspend"] is True
+    assert cluster.condition(LIFE, "grown", "Failed")["reason"] == "Refused"
+    cluster.edit(LIFE, "grown", storage={"size": "1Gi"}, suspend=False)
+    stays["grown"] = set()
+    cluster.wait(LIFE, "grown")
+
+
+def test_a_failed_stage_loses_its_job_though_the_same_edit_asks_for_a_size_that_is_refused(cluster, player, stays):
+    full = mistake("DiskFull")
+    player.script = lambda job, stage, count: full if (job, stage, count) == ("full", "model", 1) else Ending()
+    cluster.submit(LIFE, "full", storage={"size": "1Gi"})
+    cluster.wait(LIFE, "full", "Failed")
+    cluster.edit(LIFE, "full", storage={"size": "2Gi"})
+    wait_for(lambda: job_named(cluster, "full", "model") is None)
+    cluster.wait_state(LIFE, "full", "model", "Pending")
+    cluster.edit(LIFE, "full", storage={"size": "1Gi"})
+    cluster.wait(LIFE, "full")
+
+
+MISSING = '0/1 nodes are available: persistentvolumeclaim "rakt" not found.'
+UNBOUND = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+
+
+def waits_for_a_claim(message):
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    return Stays("Pending", {"conditions": [scheduled]})
+
+
+def claims_of(job):
+    return [v["persistentVolumeClaim"]["claimName"] for v in job["spec"]["template"]["spec"]["volumes"]
+            if v["name"] == "workspace"]  # fmt: skip
+
+
+def test_a_claims_name_is_corrected_while_the_pod_waits_for_it(cluster, player):
+    player.script = lambda job, _stage, count: waits_for_a_claim(MISSING) if (job, count) == ("typed", 1) else Ending()
+    cluster.submit(LIFE, "typed", storage={"claimName": "rakt"})
+    wait_for(lambda: cluster.condition(LIFE, "typed", "Ready").get("reason") == "ClaimMissing")
+    player.script = lambda _job, _stage, _count: Ending()
+    cluster.edit(LIFE, "typed", storage={"claimName": "react"})
+    cluster.wait(LIFE, "typed")
+    assert claims_of(job_named(cluster, "typed", "model")) == ["react"]
+
+
+def test_a_class_is_corrected_by_deleting_the_claim_that_has_the_wrong_one(cluster, player):
+    player.script = lambda job, _stage, _count: waits_for_a_claim(UNBOUND) if job == "classed" else Ending()
+    cluster.submit(LIFE, "classed", storage={"storageClassName": "fsat"})
+    wait_for(lambda: cluster.condition(LIFE, "classed", "Ready").get("reason") == "WorkspaceUnbound")
+    cluster.edit(LIFE, "classed", storage={"storageClassName": "fast"})
+    told = wait_for(lambda: (found := cluster.condition(LIFE, "classed", "Failed"))["status"] == "True" and found)
+    assert told["reason"] == "ClaimDiffers"
+    assert "with another spec.storage.storageClassName" in told["message"]
+    cluster.kubectl("-n", LIFE, "delete", "pvc", "classed-workspace")
+    kept = ("get", "pvc", "classed-workspace", "-n", LIFE, "-o", "jsonpath={.spec.storageClassName}")
+    wait_for(lambda: cluster.kubectl(*kept, ok=False) == "fast")
+    cluster.wait(LIFE, "classed", "Failed", "False")
+
+
+def test_a_kept_claim_of_other_access_modes_is_not_taken_unseen(cluster, stays):
+    cluster.submit(LIFE, "kept", storage={"size": "1Gi"})
+    cluster.wait(LIFE, "kept")
+    cluster.kubectl("-n", LIFE, "delete", "ftj", "kept")
+    wait_for(lambda: not cluster.jobs(LIFE, "kept"))
+    cluster.submit(LIFE, "kept", storage={"size": "1Gi", "accessModes": ["ReadWriteMany"]})
+    assert cluster.wait(LIFE, "kept", "Failed")["reason"] == "ClaimDiffers"
+    assert cluster.jobs(LIFE, "kept") == []
+    cluster.edit(LIFE, "kept", storage={"accessModes": None})
+    cluster.wait(LIFE, "kept")

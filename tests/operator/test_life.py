@@ -163,6 +163,17 @@ def test_a_failed_stage_is_started_again_when_the_spec_changes(cluster, player, 
     assert counts(player, "mended")["model"] == 2
 
 
+def test_a_result_that_is_gone_is_made_again_after_an_edit(cluster, player, play):
+    play("starved", train=[mistake("InputMissing"), GOOD])
+    cluster.submit(LIFE, "starved")
+    cluster.wait(LIFE, "starved", "Failed")
+    cluster.edit(LIFE, "starved", suspend=True)
+    cluster.wait_state(LIFE, "starved", "model", "Suspended")
+    cluster.edit(LIFE, "starved", suspend=False)
+    cluster.wait(LIFE, "starved")
+    assert counts(player, "starved") == dict.fromkeys(STAGES, 1) | {"model": 2, "dataset": 2, "train": 2}
+
+
 def test_the_machines_trouble_is_tried_again(cluster, player, play):
     play("bumpy", model=[trouble("DiskSlow"), GOOD])
     cluster.submit(LIFE, "bumpy")

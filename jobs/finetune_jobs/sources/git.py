@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,22 +21,24 @@ from urllib.parse import urlsplit
 from finetune_jobs.contract import GitSource, Source
 from finetune_jobs.errors import MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room
+from finetune_jobs.sources import programs
 from finetune_jobs.sources.arrival import Watching, folder_bytes
 from finetune_jobs.sources.digests import Meter, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched
 from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
-from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token
+from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token, masked
 
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:.+\n)*?oid sha256:([0-9a-f]{64})\nsize (\d+)\n"
 )
 POINTER_BYTES = 1024
 """A pointer is shorter than this, says git-lfs's specification."""
+LONG = {"ls-remote", "fetch", "lfs", "checkout"}
+"""Commands of git that can take more than a moment."""
 REFUSED = "FINETUNE_TOKEN_REFUSED"
 TOKEN_HELPER = (
     f'!f() {{ case "$1" in erase) touch "${REFUSED}" ;; '
@@ -85,8 +86,9 @@ class Checkout:
             **configuration(self.asked, os.environ), REFUSED: str(self.git_folder / "token-refused"),
         }  # fmt: skip
         Path(environment[REFUSED]).unlink(missing_ok=True)
+        tethered = not LONG.isdisjoint(arguments)
         try:
-            done = subprocess.run(command, capture_output=True, env=environment, cwd=self.tree, check=False)
+            done = programs.run(command, environment, self.tree, tethered=tethered)
         except FileNotFoundError:
             raise MachineTrouble("ToolMissing", "git is not installed here.", "Install git and git-lfs.") from None
         if done.returncode != 0:
@@ -115,11 +117,6 @@ def servers(url: str) -> list[str]:
     return [f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] if parts.scheme in {"http", "https"} else []
 
 
-def masked(text: str) -> str:
-    """Without user names, passwords and tokens in URLs."""
-    return CREDENTIALS.sub("***@", text)
-
-
 def as_sentence(asked: GitSource, said: str) -> StageError:
     url = masked(asked.url)
     last = masked(" ".join(said.split()))[-300:]
@@ -141,6 +138,7 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     if asked is None:
         raise ValueError("not a git source")
     checkout = Checkout(asked, into.absolute(), into.absolute().with_name(f".{into.name}.git"))
+    clear_locks(checkout.git_folder)
     commit = fetch_commit(checkout)
     description = f"git {masked(asked.url)} at {commit[:12]}"
     sizes = listed_files(checkout, commit)
@@ -155,6 +153,12 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
         fetch_large(checkout, commit, pointers, room)
     shutil.rmtree(checkout.git_folder)
     return Fetched(into, description, commit, left_out=others)
+
+
+def clear_locks(git_folder: Path) -> None:
+    """Remove the locks of a git that was killed; none lives, or the stage's own lock would not be ours."""
+    for left in git_folder.rglob("*.lock"):
+        left.unlink()
 
 
 def fetch_commit(checkout: Checkout) -> str:

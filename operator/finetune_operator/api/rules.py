@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from finetune_jobs.contract import DecimalString, GitSource, Source
+from finetune_jobs.contract import CREDENTIALS_IN_SIGHT, WITH_CREDENTIALS, DecimalString, GitSource, Source
 from finetune_operator.api.forms import FORMS, NAME_LENGTH, JobName, pattern_of
 from finetune_operator.api.pods import (
     ALL_TAINTS,
@@ -154,6 +154,14 @@ SAME_WORKSPACE = " && ".join(
     (same("claimName", "''"), same("storageClassName", "''"), same("accessModes", "['ReadWriteOnce']"))
 )
 
+NO_WORKSPACE_YET = ["WorkspaceUnbound", "ClaimMissing"]
+"""Reasons of a stage whose pod waits for a claim: their cures are edits of spec.storage."""
+UNWRITTEN = (
+    "((!has(stage.attempts) || stage.attempts == 0) && stage.state in ['Pending', 'Waiting', 'Suspended']) || "
+    f"(stage.state == 'Running' && has(stage.reason) && stage.reason in {NO_WORKSPACE_YET})"
+)
+"""CEL: the stage has written nothing to the workspace, and nothing that it needs lies there."""
+
 ROOT_RULES = (
     Rule(
         f"size(self.metadata.name) <= {NAME_LENGTH}",
@@ -161,7 +169,8 @@ ROOT_RULES = (
     ),
     Rule(matches(pattern_of(JobName), "self.metadata.name"), FORMS[pattern_of(JobName)]),
     Rule(
-        f"!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.size() == 0 || {SAME_WORKSPACE}",
+        f"!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.all(stage, {UNWRITTEN}) || "
+        f"{SAME_WORKSPACE}",
         "a stage has written to this workspace, so storage stays as it is (but for size and reclaimPolicy); "
         "write a new FineTuneJob to use another workspace",
     ),
@@ -172,10 +181,7 @@ NO_NUMBER = f"!{matches(pattern_of(DecimalString))}"
 """Then the rule of its form speaks, and a conversion would only add an error of its own."""
 
 VALUE_RULES: dict[tuple[type[BaseModel], str], Rule] = {
-    (GitSource, "url"): Rule(
-        "!self.matches('^[a-z]+://[^/@]*:[^/@]*@')",
-        "a URL with a password would stand in plain sight; write the token into a Secret and name it by tokenSecretRef",
-    ),
+    (GitSource, "url"): Rule(f"!{matches(WITH_CREDENTIALS)}", CREDENTIALS_IN_SIGHT),
     (Training, "learning_rate"): Rule(
         f"{NO_NUMBER} || double(self) > 0.0 && double(self) <= 0.1",
         'write a learning rate above 0 and at most "0.1" as a string, such as "2e-4"',

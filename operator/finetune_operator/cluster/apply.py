@@ -13,7 +13,7 @@ from finetune_operator.cluster.kinds import CLAIMS, DEMO_KINDS, DEPLOYMENTS, JOB
 from finetune_operator.cluster.observe import Look, differs, extra_demo_objects, fingerprint, unverified
 from finetune_operator.cluster.seen import child_of, owner_uid, parent_key, rights_of
 from finetune_operator.lifecycle.observed import Decision, Make, Want
-from finetune_operator.lifecycle.reasons import NAME_TAKEN, QUOTA_EXCEEDED, REFUSED
+from finetune_operator.lifecycle.reasons import CLAIM_DIFFERS, NAME_TAKEN, QUOTA_EXCEEDED, REFUSED
 from finetune_operator.manifests.demo import demo_objects
 from finetune_operator.manifests.job import rendezvous_service, stage_job
 from finetune_operator.manifests.names import Manifest, demo_name, with_applied
@@ -126,12 +126,18 @@ class Hands:
         return await self.api.merge(kind, self.namespace, meta["name"], {"metadata": own} | rights)
 
     async def make_claim(self, manifest: Manifest) -> None:
-        """A new claim, or the one that is there with the size and owner that the job now says."""
+        """A new claim, or the one that is there with the size and owner that the job now says.
+
+        Refused where that has what no edit changes: a retained claim of an earlier job, or a mistake since corrected.
+        """
         meta = manifest["metadata"]
         child = self.cache.children.get(self.look.key, {}).get((CLAIMS.kind, meta["name"]))
         if child is None:
             await self.create(manifest)
             return
+        unlike = otherwise(await self.api.get(CLAIMS, self.namespace, meta["name"]), manifest)
+        if unlike:
+            raise Refused(claim_differs(meta["name"], unlike))
         patch = {
             "metadata": {
                 "uid": child.uid,
@@ -205,6 +211,22 @@ def name_taken(kind: Kind, name: str) -> Failure:
         reason=NAME_TAKEN,
         message=f"There is a {kind.kind} {name} that does not belong to this FineTuneJob; it is left as it is.",
         cure=f"Delete or rename that {kind.kind}, or give the FineTuneJob another name.",
+    )
+
+
+def otherwise(claim: Manifest, manifest: Manifest) -> list[str]:
+    """Fields of spec.storage that the claim has otherwise; a class that the job leaves out is the cluster's choice."""
+    fields = ("storageClassName", "accessModes")
+    return [name for name in fields if manifest["spec"].get(name, claim["spec"].get(name)) != claim["spec"].get(name)]
+
+
+def claim_differs(name: str, fields: list[str]) -> Failure:
+    """`fields` of spec.storage."""
+    said = " and ".join(f"spec.storage.{field}" for field in fields)
+    return Failure(
+        reason=CLAIM_DIFFERS,
+        message=f"There is a PersistentVolumeClaim {name} with another {said}, which can't be changed in a claim.",
+        cure=f"Write {said} as that claim has it, or delete the claim: it is made again, empty.",
     )
 
 

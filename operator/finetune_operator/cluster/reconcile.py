@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from finetune_jobs.contract import Failure
 from finetune_operator.cluster.api import CONFLICT, NOT_FOUND, Api, ApiError
 from finetune_operator.cluster.apply import Hands, Refused
 from finetune_operator.cluster.cache import Cache, Work
@@ -17,7 +18,7 @@ from finetune_operator.cluster.queue import Key, KeyQueue
 from finetune_operator.cluster.tell import Teller
 from finetune_operator.cluster.watermarks import note_pass
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
-from finetune_operator.lifecycle.observed import Decision, Make, Told
+from finetune_operator.lifecycle.observed import Decision, Make, Observed, Told
 from finetune_operator.lifecycle.unforeseen import with_unforeseen
 from finetune_operator.lifecycle.unusable import unusable
 from finetune_operator.manifests.pod import Surroundings
@@ -49,7 +50,7 @@ class Reconciler:
             self.queue.add_later(key, again)
 
     async def act(self, look: Look) -> Decision:
-        """Decide and carry it out; where the API server refuses, the decision that tells so."""
+        """Decide and carry it out; where the API server refuses, what is decided in view of that."""
         now = datetime.now(UTC)
         if look.seen is None and look.problem is not None:
             return Decision(
@@ -60,14 +61,23 @@ class Reconciler:
         decision = decide(look.seen, now)
         if look.given is None:
             return decision
-        reserved = self.reserve(look, decision)
+        reserved, hands = self.reserve(look, decision), Hands(self.api, self.cache, look, look.given)
         try:
-            await Hands(self.api, self.cache, look, look.given).carry_out(decision)
+            await hands.carry_out(decision)
         except Refused as refused:
-            return decide(replace(look.seen, refusal=refused.failure), now)
+            return await self.go_on(hands, look.seen, refused.failure, now)
         finally:
             for work in reserved:
                 self.cache.reserved.pop(work, None)
+        return decision
+
+    async def go_on(self, hands: Hands, seen: Observed, refusal: Failure, now: datetime) -> Decision:
+        """What makes nothing is done all the same, as the status will say: suspend, mend, remove."""
+        decision = decide(replace(seen, refusal=refusal), now)
+        try:
+            await hands.carry_out(replace(decision, apply=()))
+        except Refused as refused:
+            return decide(replace(seen, refusal=refused.failure), now)
         return decision
 
     async def verify(self, look: Look, given: Surroundings) -> bool:

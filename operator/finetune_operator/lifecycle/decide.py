@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from finetune_operator.api.status import StageState, Status
+from finetune_operator.api.status import Status
 from finetune_operator.lifecycle.conditions import conditions
 from finetune_operator.lifecycle.events import changes
 from finetune_operator.lifecycle.expiry import expire
@@ -17,7 +17,7 @@ from finetune_operator.lifecycle.summary import (
     progress_of,
     training_of,
 )
-from finetune_operator.lifecycle.verdict import PATIENCE
+from finetune_operator.lifecycle.verdict import PATIENCE, unseen
 from finetune_operator.lifecycle.walk import superseded, walk
 
 LOOK_AGAIN = 30.0
@@ -57,24 +57,19 @@ def decide(seen: Observed, now: datetime) -> Decision:
         scale_demo=demo.scale,
         verify_demo=demo.verify,
         events=changes(seen.status, stages, problem),
-        look_again_after=AFTER_APPLYING if demo.apply else look_again(seen, later),
+        look_again_after=AFTER_APPLYING if demo.apply else look_again(seen, later, now),
     )
 
 
 def kept(seen: Observed) -> tuple[Want, ...]:
     """The workspace's claim follows an edit of its size or reclaimPolicy, whatever stage is at work."""
-    return (Want(Make.WORKSPACE),) if seen.plan and seen.workspace_stale else ()
+    return (Want(Make.WORKSPACE),) if seen.plan and seen.workspace_stale and seen.refusal is None else ()
 
 
-def look_again(seen: Observed, later: float | None) -> float | None:
+def look_again(seen: Observed, later: float | None, now: datetime) -> float | None:
     if seen.problem is not None or seen.refusal is not None:
         return LOOK_AGAIN
     podless = any(not job.pods and not job.suspended and not job.over for job in seen.jobs.values())
-    waits = [seconds for seconds in (later, PATIENCE + 1 if podless else None) if seconds is not None]
+    late = any(job.finished_at is not None and unseen(job, now) for job in seen.jobs.values())
+    waits = [seconds for seconds in (later, PATIENCE + 1 if podless or late else None) if seconds is not None]
     return min(waits) if waits else None
-
-
-def is_finished(status: Status) -> bool:
-    """Whether nothing more will happen by itself."""
-    done = {StageState.SUCCEEDED, StageState.REUSED, StageState.FAILED}
-    return bool(status.stages) and all(stage.state in done for stage in status.stages)

@@ -3,9 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_jobs.contract import Failure
+from pydantic import ValidationError
+
+from finetune_jobs.contract import EvaluateResult, Failure
+from finetune_operator.api.status import StageStatus
 
 EVALUATION_BELOW_GATE = "EvaluationBelowGate"
+
+
+def rates(judged: StageStatus | None) -> EvaluateResult | None:
+    """What the evaluate stage has found; None where that can't be read."""
+    try:
+        return EvaluateResult.model_validate(judged.result) if judged else None
+    except ValidationError:
+        return None
 
 
 def below_gate(evaluation: Mapping[str, Any], minimum_valid_calls: float | None) -> Failure | None:

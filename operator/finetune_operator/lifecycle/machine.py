@@ -38,4 +38,6 @@ ROWS = (
     Row("Failed", "the Job is gone", "Failed", "nothing"),
     Row("Running", "what its pod needs was deleted, or its rights were edited", "Running", "make it again"),
     Row("Running", "its Job's numbers were edited by hand", "Running", "write them back"),
+    Row("Running", "its Job ended well, and its pod is not seen to have ended", "Running", "look again"),
+    Row("Succeeded", "a later stage has found no result of it, and the spec was edited", "Pending", "delete the Job"),
 )

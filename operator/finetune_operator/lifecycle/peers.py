@@ -11,10 +11,12 @@ from finetune_operator.lifecycle.observed import Peer
 def settle(base: StageStatus, peers: Iterable[Peer], now: datetime) -> StageStatus:
     """For a stage that has no Job yet: taken, waiting, or PENDING when it is this job's to make.
 
-    No dead lock: a job that runs it, or is the first to be about to, waits for nobody.
+    No dead lock: a job that runs it, or is the first to be about to, waits for nobody. What a peer has recorded of a
+    result that was found lost is no better.
     """
     found = list(peers)
-    made = next((peer for peer in found if peer.result is not None), None)
+    known = () if base.reason == reasons.RESULT_LOST else found
+    made = next((peer for peer in known if peer.result is not None), None)
     if made is not None:
         return base.model_copy(
             update={

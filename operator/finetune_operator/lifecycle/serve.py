@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pydantic import ValidationError
-
-from finetune_jobs.contract import EvaluateResult, Failure, Stage
+from finetune_jobs.contract import Failure, Stage
 from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
 from finetune_operator.lifecycle.failures import explain_demo
-from finetune_operator.lifecycle.gate import below_gate
+from finetune_operator.lifecycle.gate import below_gate, rates
 from finetune_operator.lifecycle.observed import Make, Observed, Want
 from finetune_operator.lifecycle.verdict import DONE, told
 from finetune_operator.lifecycle.walk import recorded
@@ -18,7 +16,7 @@ from finetune_operator.lifecycle.walk import recorded
 UNREADABLE = Failure(
     reason=reasons.EVALUATION_UNREADABLE,
     message="The evaluation's rates can't be read, so the gate stays shut and the demo where it is.",
-    cure="Delete the evaluate stage's Job and change the spec (spec.suspend true, then false) to judge again, "
+    cure="Change the spec (spec.suspend true, then false) to judge again, "
     "or leave out spec.evaluation.minimumValidCalls.",
 )
 
@@ -103,8 +101,5 @@ def gate(seen: Observed, stages: Sequence[StageStatus]) -> Failure | None:
     judged = next((stage for stage in stages if stage.name is Stage.EVALUATE), None)
     if minimum is None or judged is None:
         return None
-    try:
-        result = EvaluateResult.model_validate(judged.result)
-    except ValidationError:
-        return UNREADABLE
-    return below_gate(result.model_dump(by_alias=True), minimum)
+    result = rates(judged)
+    return below_gate(result.model_dump(by_alias=True), minimum) if result else UNREADABLE

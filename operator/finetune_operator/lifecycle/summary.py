@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
-from finetune_jobs.contract import EvaluateResult, Progress, Source, Stage
+from finetune_jobs.contract import Progress, Source, Stage
 from finetune_operator.api.status import (
     CurvePointStatus,
     DemoStatus,
@@ -14,6 +12,7 @@ from finetune_operator.api.status import (
     StageStatus,
     TrainingStatus,
 )
+from finetune_operator.lifecycle.gate import rates
 from finetune_operator.lifecycle.observed import Observed
 from finetune_operator.lifecycle.sound import plain, sound
 from finetune_operator.lifecycle.verdict import DONE
@@ -105,11 +104,7 @@ def finished_training(result: Mapping[str, Any], curve: tuple[CurvePointStatus, 
 
 
 def evaluation_of(stages: Sequence[StageStatus]) -> EvaluationStatus | None:
-    judged = next((stage for stage in stages if stage.name is Stage.EVALUATE and stage.result), None)
-    try:
-        result = EvaluateResult.model_validate(judged.result) if judged else None
-    except ValidationError:
-        result = None
+    result = rates(next((stage for stage in stages if stage.name is Stage.EVALUATE), None))
     if result is None:
         return None
     return EvaluationStatus(base=percent(result.base.valid_calls), tuned=percent(result.tuned.valid_calls))

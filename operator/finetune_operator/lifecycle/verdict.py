@@ -13,7 +13,7 @@ DONE = {StageState.SUCCEEDED, StageState.REUSED}
 RECORDED = DONE | {StageState.FAILED}
 """What is recorded stays, whatever becomes of the Job."""
 PATIENCE = 60.0
-"""Seconds that a Job that has begun may have no pod before that is told."""
+"""Seconds that a Job that has begun, or has ended well, may have no such pod before that counts."""
 
 
 def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob | None, now: datetime) -> StageStatus:
@@ -23,7 +23,10 @@ def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob
         return known
     base = known or StageStatus(name=stage, state=StageState.PENDING, digest=digest)
     if job is None or job.deleting:
-        return base.model_copy(update={"state": StageState.PENDING, "reason": "", "message": ""})
+        told_still = base.reason == reasons.RESULT_LOST
+        return base.model_copy(
+            update={"state": StageState.PENDING} | ({} if told_still else {"reason": "", "message": ""})
+        )
     base = base.model_copy(
         update={
             "attempts": max(base.attempts, job.failed + (not job.gave_up), 1),
@@ -31,7 +34,7 @@ def verdict(stage: Stage, digest: str, before: StageStatus | None, job: StageJob
         }
     )
     won = winner(job)
-    if won is not None or job.complete:
+    if won is not None or (job.complete and not unseen(job, now)):
         return ended_well(base, job, won, now)
     if job.gave_up:
         return ended_badly(base, job, now)
@@ -42,6 +45,13 @@ def winner(job: StageJob) -> Pod | None:
     """The pod that made the result. On one node its own end is enough: the Job's condition only follows it."""
     succeeded = [pod for pod in job.pods if pod.phase == "Succeeded"]
     return succeeded[0] if succeeded and (job.nodes == 1 or job.complete) else None
+
+
+def unseen(job: StageJob, now: datetime) -> bool:
+    """The Job has ended well and its pod, which a watch of its own brings, is not yet seen so: it has the result."""
+    late = any(pod.phase not in {"Succeeded", "Failed"} for pod in job.pods)
+    fresh = job.finished_at is None or (now - job.finished_at).total_seconds() <= PATIENCE
+    return job.complete and winner(job) is None and (late or fresh)
 
 
 def ended_well(base: StageStatus, job: StageJob, pod: Pod | None, now: datetime) -> StageStatus:

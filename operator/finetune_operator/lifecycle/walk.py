@@ -1,15 +1,19 @@
 """The stages in their order: which are done, which one is next, and what has to happen for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_jobs.contract import Stage
+from finetune_jobs.contract import INPUT_MISSING, Stage
 from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
+from finetune_operator.lifecycle.gate import rates
 from finetune_operator.lifecycle.observed import Make, Mend, Observed, Remove, StageJob, Switch, Want
 from finetune_operator.lifecycle.peers import settle
 from finetune_operator.lifecycle.verdict import DONE, told, verdict
 from finetune_operator.plan import PlannedStage
+
+LOST = "Its result is gone or can't be read; it is run again, and takes what is still there."
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def step_of(seen: Observed, planned: PlannedStage, now: datetime, *, clear: bool
     before = recorded(seen, planned.stage)
     job = seen.jobs.get(seen.names[planned.stage])
     if before is not None and before.digest == planned.digest and tried_anew(seen, before):
-        before = before.model_copy(update={"state": StageState.PENDING, "finished_at": None})
+        before = before.model_copy(update=anew(before))
         if job is not None:
             return Step(verdict(planned.stage, planned.digest, before, None, now), remove=removal(job))
     status = verdict(planned.stage, planned.digest, before, job, now)
@@ -55,8 +59,29 @@ def recorded(seen: Observed, stage: Stage) -> StageStatus | None:
 
 
 def tried_anew(seen: Observed, before: StageStatus) -> bool:
-    """A failed stage is started again when the user has changed the spec since."""
-    return before.state is StageState.FAILED and seen.generation > seen.status.observed_generation
+    """A stage that failed, or whose result is lost, is started again when the user has changed the spec since."""
+    edited = seen.generation > seen.status.observed_generation
+    return edited and (before.state is StageState.FAILED or (before.state in DONE and before.name in lost(seen)))
+
+
+def lost(seen: Observed) -> set[Stage]:
+    """Stages whose recorded result nobody can use. One whose folder is there takes it and ends in seconds."""
+    order = [planned.stage for planned in seen.plan.stages] if seen.plan else []
+    hungry = (status.name for status in seen.status.stages if status.reason == INPUT_MISSING)
+    gone = {needed for stage in hungry for needed in before_it(order, stage)}
+    judged = recorded(seen, Stage.EVALUATE)
+    unreadable = seen.plan is not None and seen.plan.gate is not None and rates(judged) is None
+    return gone | ({Stage.EVALUATE} if unreadable else set())
+
+
+def before_it(order: Sequence[Stage], stage: Stage) -> Sequence[Stage]:
+    return order[: order.index(stage)] if stage in order else ()
+
+
+def anew(before: StageStatus) -> dict[str, object]:
+    """As it stands before it is started again."""
+    told = {"reason": reasons.RESULT_LOST, "message": LOST} if before.state in DONE else {}
+    return {"state": StageState.PENDING, "finished_at": None, "result": None, **told}
 
 
 def start(seen: Observed, planned: PlannedStage, status: StageStatus, now: datetime) -> Step:
@@ -73,6 +98,7 @@ def start(seen: Observed, planned: PlannedStage, status: StageStatus, now: datet
             "reason": reasons.QUEUED if seen.job.spec.queue_name else reasons.STARTED,
             "attempts": status.attempts + 1,
             "started_at": now,
+            "message": "",
         }
     )
     return Step(begun, apply=(*missing(seen, planned), Want(Make.STAGE, planned.stage)))
@@ -88,7 +114,7 @@ def missing(seen: Observed, planned: PlannedStage) -> tuple[Want, ...]:
 
 def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: StageJob, now: datetime) -> Step:
     """A Job that is not over: suspend it, let it go on, make it anew as the job now says, undo what others did."""
-    if job.deleting:
+    if job.deleting or job.complete:
         return Step(status)
     if seen.job.spec.suspend:
         held = status.model_copy(update={"state": StageState.SUSPENDED, "reason": "", "message": ""})

@@ -95,7 +95,7 @@ def test_a_model_without_config(training):
 
 def test_a_stage_that_did_not_run(training):
     training.needs = {Stage.MODEL: training.needs[Stage.MODEL], Stage.DATASET: "0" * 12}
-    assert "Run the dataset stage first" in refusal(training).cure
+    assert "what is missing is made again" in refusal(training).cure
 
 
 def test_a_checkpoint_of_other_processes(training):

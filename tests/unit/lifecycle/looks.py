@@ -74,5 +74,11 @@ def look(extra: str = "", generation: int = 1, observed: int = 1, **stages: str)
     )
 
 
+def with_reason(seen: Observed, stage: Stage, reason: str) -> Observed:
+    """The look with another reason in what status has recorded of the stage."""
+    stages = (s.model_copy(update={"reason": reason}) if s.name is stage else s for s in seen.status.stages)
+    return replace(seen, status=seen.status.model_copy(update={"stages": tuple(stages)}))
+
+
 UP_TO_TRAIN = {"model": "done", "dataset": "done"}
 ALL_DONE = dict.fromkeys(["model", "dataset", "train", "export", "merge", "evaluate"], "done")

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from tests.specs import JOB
-from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, outcome, stage_job
+from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, outcome, stage_job, with_reason
 
 from finetune_jobs.contract import ExitCode, Failure, Progress, Stage, State
 from finetune_operator.api import read_job
@@ -68,6 +68,23 @@ def test_a_stage_that_failed_at_once_has_had_one_attempt():
     (name,) = seen.jobs
     ended = replace(seen.jobs[name], gave_up="PodFailurePolicy", failed=1)
     assert decide(replace(seen, jobs={name: ended}), NOW).status.stages[0].attempts == 1
+
+
+SEEN_LATE = [
+    ((), 5, "Running"),
+    ((Pod("p", "Running"),), 3600, "Running"),
+    ((), 61, "Succeeded"),
+    ((Pod("p", "Failed", exit_code=75),), 61, "Succeeded"),
+]
+
+
+@pytest.mark.parametrize(("pods", "ago", "state"), SEEN_LATE)
+def test_a_job_that_ended_well_waits_for_its_pods_end_which_has_the_result(pods, ago, state):
+    seen = look(model="complete")
+    jobs = {n: replace(job, pods=pods, finished_at=NOW - timedelta(seconds=ago)) for n, job in seen.jobs.items()}
+    decision = decide(replace(seen, jobs=jobs), NOW)
+    assert (decision.status.stages[0].state, decision.remove) == (state, ())
+    assert (decision.look_again_after is not None) is (state == "Running")
 
 
 def test_a_superseded_job_that_works_is_removed_and_one_that_is_over_stays():
@@ -277,6 +294,49 @@ def test_rates_that_cant_be_read_keep_the_gate_shut():
     )
     decision = decide(replace(seen, status=seen.status.model_copy(update={"stages": rubbish})), NOW)
     assert decision.status.stages[-1].reason == "EvaluationUnreadable"
+
+
+JUDGE = (Want(Make.STAGE, Stage.EVALUATE),)
+# A gate, whether the spec was edited -> what is made.
+UNREADABLE = [(GATE, 2, JUDGE), (GATE, 1, ()), ("", 2, MOVE)]
+
+
+@pytest.mark.parametrize(("extra", "generation", "made"), UNREADABLE)
+def test_an_edit_judges_again_where_the_gate_cant_read_the_rates(extra, generation, made):
+    seen = look(extra, generation=generation, **ALL_DONE)
+    stages = tuple(s.model_copy(update={"result": None}) for s in seen.status.stages)
+    decision = decide(replace(seen, status=seen.status.model_copy(update={"stages": stages})), NOW)
+    assert decision.apply == made
+
+
+GHOST = {Stage.MODEL: (Peer("ghost", result={"parameters": 5}),)}
+
+
+def starved(**more):
+    """The training has found no model: its folder, which a peer has recorded too, was deleted."""
+    seen = look(**UP_TO_TRAIN, train="lost", **more)
+    return replace(with_reason(seen, Stage.TRAIN, "InputMissing"), peers=GHOST)
+
+
+def test_an_edit_after_a_missing_input_runs_all_before_it_again_and_believes_no_peer():
+    edited = decide(starved(generation=2), NOW)
+    assert edited.apply == (Want(Make.STAGE, Stage.MODEL),)
+    assert [s.state for s in edited.status.stages[:3]] == ["Running", "Pending", "Pending"]
+    assert decide(starved(generation=1), NOW).apply == ()
+
+
+def test_an_edit_after_a_missing_input_deletes_the_jobs_that_ended_and_starts_anew_in_the_next_pass():
+    ended = look(model="complete", dataset="complete", train="failed").jobs
+    edited = decide(replace(starved(generation=2), jobs=ended), NOW)
+    assert ([r.name for r in edited.remove], edited.apply) == ([*ended], ())
+    later = replace(starved(generation=2, observed=2), jobs={}, status=edited.status)
+    assert decide(later, NOW).apply == (Want(Make.STAGE, Stage.MODEL),)
+
+
+def test_a_stage_at_work_is_left_alone_by_an_edit_that_the_gate_would_judge_by():
+    done = ALL_DONE | {"evaluate": "running"}
+    first = decide(look(GATE, **done), NOW)
+    assert decide(replace(look(GATE, generation=2, **done), status=first.status), NOW).remove == ()
 
 
 def test_a_demo_that_is_no_longer_asked_for_is_taken_down():

@@ -33,6 +33,12 @@ def test_the_logs_end_is_explained(text, reason):
     assert failure.cure
 
 
+def test_a_gpu_that_is_too_small_for_a_stage_is_told_with_that_stages_cure():
+    judged = stage_job(Stage.EVALUATE, "d" * 12)
+    failure = explain_end(judged, Pod("p", "Failed", exit_code=1, said="torch.OutOfMemoryError: CUDA out of memory."))
+    assert failure.cure.startswith("Give spec.stages.evaluate a node with a larger GPU")
+
+
 ENDS = [
     (Pod("p", "Failed", exit_code=137, ended_by="OOMKilled"), "OutOfMemory"),
     (Pod("p", "Failed", reason="Evicted"), "Evicted"),
@@ -101,7 +107,7 @@ def test_every_row_says_what_to_do():
 OWN_CURES = [
     ("GpuUnschedulable", Stage.TRAIN, "write fewer training.gpus"),
     ("GpuUnschedulable", Stage.MERGE, "write fewer in spec.stages.merge.resources.limits."),
-    ("GpuUnschedulable", Stage.EVALUATE, 'spec.stages.evaluate.resources.limits: {nvidia.com/gpu: "0"}.'),
+    ("GpuUnschedulable", Stage.EVALUATE, 'nvidia.com/gpu: "0" in spec.stages.evaluate.resources.limits.'),
     ("GpuUnschedulable", Stage.DEMO, "write demo.replicas: 0 for a moment, fewer demo.gpus"),
     ("ImagePullFailed", Stage.TRAIN, "write spec.imagePullSecrets: the training's own service account has none"),
     ("ImagePullFailed", Stage.MERGE, "and spec.imagePullSecrets."),

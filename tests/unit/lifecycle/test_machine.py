@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.unit.lifecycle.looks import NOW, UP_TO_TRAIN, look, outcome
+from tests.unit.lifecycle.looks import NOW, UP_TO_TRAIN, look, outcome, with_reason
 
 from finetune_jobs.contract import Failure, Stage, State
 from finetune_operator.api.status import StageState, StageStatus
@@ -31,6 +31,11 @@ def ended(state: State) -> Observed:
 
 def beside(peer: Peer) -> Observed:
     return replace(look(**UP_TO_TRAIN), peers={Stage.TRAIN: (peer,)})
+
+
+def starved() -> Observed:
+    """The export has found no training, and the user has edited the job since."""
+    return with_reason(look(generation=2, **UP_TO_TRAIN, train="done", export="lost"), Stage.EXPORT, "InputMissing")
 
 
 def recorded(seen: Observed, state: str) -> Observed:
@@ -66,6 +71,8 @@ CASES = {
     ("Failed", ROWS[18].seen): (look(**UP_TO_TRAIN, train="lost"), (), None, False),
     ("Running", ROWS[19].seen): (replace(trains(), progress_ready=False), (Want(Make.PROGRESS),), None, False),
     ("Running", ROWS[20].seen): (replace(trains(), limits={Stage.TRAIN: {"parallelism": 1}}), (), None, False),
+    ("Running", ROWS[21].seen): (trains("complete"), (), None, False),
+    ("Succeeded", ROWS[22].seen): (starved(), (Want(Make.STAGE, Stage.MODEL),), None, False),
 }  # fmt: skip
 
 

@@ -1,6 +1,9 @@
 """Repositories by the real git and git-lfs."""
 
 import logging
+import os
+import signal
+import threading
 
 import pytest
 
@@ -11,6 +14,15 @@ from finetune_jobs.sources import git, space
 
 def of_git(url: str, revision: str = "main", lfs: bool = True) -> Source:
     return Source(git=GitSource(url=url, revision=revision, lfs=lfs))
+
+
+def of_old(url: str) -> Source:
+    """As it could once be written."""
+    return Source(git=GitSource.model_construct(url=url, revision="main", lfs=True))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def large_of(repository) -> bytes:
@@ -49,17 +61,42 @@ def test_only_wanted_large_files_are_fetched(bring, with_lfs, lfs_server):
 
 
 def test_an_interrupted_fetch_does_not_download_again_what_is_in_place(bring, with_lfs, lfs_server, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(git, "place", killed)
+        patched.setattr(git, "place", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bring(of_git(with_lfs.url))
     lfs_server.requests.clear()
     fetched = bring(of_git(with_lfs.url))
     assert (fetched.path / "model.safetensors").read_bytes() == large_of(with_lfs)
     assert not [line for line in lfs_server.requests if line.startswith("GET")]
+
+
+@pytest.mark.parametrize("lock", ["shallow.lock", "index.lock"])
+def test_the_lock_of_a_git_that_was_killed_is_no_obstacle(bring, with_lfs, out, monkeypatch, lock):
+    with monkeypatch.context() as patched:
+        patched.setattr(git, "check_out", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bring(of_git(with_lfs.url))
+    (out / ".download.git" / lock).touch()
+    with_lfs.commit({"config.json": b'{"new": 1}'})
+    assert (bring(of_git(with_lfs.url)).path / "config.json").read_bytes() == b'{"new": 1}'
+
+
+def test_an_interrupted_git_removes_its_own_locks(bring, git_server, out):
+    """It waits for the rest of a commit, with shallow.lock in its hands, when the stage is told to stop."""
+    over, held = threading.Event(), out / ".download.git" / "shallow.lock"
+
+    def stop_the_stage() -> None:
+        while not held.exists():
+            over.wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        over.wait()
+
+    git_server.amid_a_pack = stop_the_stage
+    with pytest.raises(KeyboardInterrupt):
+        bring(of_git(git_server.url))
+    over.set()
+    assert list((out / ".download.git").rglob("*.lock")) == []
 
 
 def test_a_second_fetch_needs_no_repository(bring, with_lfs):
@@ -125,7 +162,7 @@ def test_a_server_out_of_reach_is_the_machines_trouble(bring):
 def test_credentials_in_a_url_are_in_no_log_and_no_error(bring, caplog):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(MachineTrouble) as caught:
-        bring(of_git("http://verysecret@127.0.0.1:9/a.git"))
+        bring(of_old("http://verysecret@127.0.0.1:9/a.git"))
     assert "verysecret" not in str(caught.value) + caplog.text
     assert "***@127.0.0.1" in str(caught.value)
 
