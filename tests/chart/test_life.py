@@ -116,6 +116,16 @@ def test_without_rights_the_test_says_which_is_missing(release, cluster, tmp_pat
     assert "the operator lacks a right (leases" in installed(cluster, RELEASE, tmp_path)
 
 
+def test_a_second_operator_for_the_whole_cluster_is_refused_whatever_its_name(release, cluster):
+    release.helm("install", str(CHART))
+    second = Release(cluster, "second")
+    refused = second.helm("install", str(CHART), *said("crds.install=false"), ok=False)
+    assert 'ClusterRole "finetune-operator"' in refused
+    assert "invalid ownership metadata" in refused
+    second.helm("install", str(CHART), *said("crds.install=false", 'namespaces=["team-b"]'))
+    second.helm("uninstall")
+
+
 def test_the_operators_pod_is_let_into_a_restricted_namespace(release, cluster):
     release.helm("install", str(CHART))
     selector = "app.kubernetes.io/component=operator"

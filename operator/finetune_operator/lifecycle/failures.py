@@ -178,8 +178,8 @@ TABLE = (
         {
             Stage.TRAIN: "Wait for one, write fewer training.gpus, or add GPU nodes. An open demo keeps its own: "
             "demo.replicas: 0 lets them go.",
-            Stage.EVALUATE: "Wait for one, add GPU nodes, or judge on the CPU: "
-            'spec.stages.evaluate.resources.limits: {{nvidia.com/gpu: "0"}}.',
+            Stage.EVALUATE: 'Wait for one, add GPU nodes, or judge on the CPU: nvidia.com/gpu: "0" in '
+            "spec.stages.evaluate.resources.limits.",
             Stage.DEMO: "An open page keeps its GPUs until the new one answers: write demo.replicas: 0 for a moment, "
             "fewer demo.gpus, or add GPU nodes.",
         },

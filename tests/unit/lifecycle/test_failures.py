@@ -107,7 +107,7 @@ def test_every_row_says_what_to_do():
 OWN_CURES = [
     ("GpuUnschedulable", Stage.TRAIN, "write fewer training.gpus"),
     ("GpuUnschedulable", Stage.MERGE, "write fewer in spec.stages.merge.resources.limits."),
-    ("GpuUnschedulable", Stage.EVALUATE, 'spec.stages.evaluate.resources.limits: {nvidia.com/gpu: "0"}.'),
+    ("GpuUnschedulable", Stage.EVALUATE, 'nvidia.com/gpu: "0" in spec.stages.evaluate.resources.limits.'),
     ("GpuUnschedulable", Stage.DEMO, "write demo.replicas: 0 for a moment, fewer demo.gpus"),
     ("ImagePullFailed", Stage.TRAIN, "write spec.imagePullSecrets: the training's own service account has none"),
     ("ImagePullFailed", Stage.MERGE, "and spec.imagePullSecrets."),
