@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from finetune_jobs.contract import ExitCode, Failure, Outcome, Stage
 from finetune_operator.lifecycle.observed import Pod, Served, StageJob
-from finetune_operator.lifecycle.reasons import GPU_UNSCHEDULABLE, PODS_NOT_CREATED, UNSCHEDULABLE
+from finetune_operator.lifecycle.reasons import GPU_UNSCHEDULABLE, IMAGE_PULL_FAILED, PODS_NOT_CREATED, UNSCHEDULABLE
 
 SIGKILL = 137
 CRASHES = "CrashLoopBackOff"
@@ -135,7 +135,7 @@ TABLE = (
     Row(
         "waits",
         r"ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull",
-        "ImagePullFailed",
+        IMAGE_PULL_FAILED,
         "The node can't pull the stage's image.",
         "Check the image's name in the operator's settings, and spec.imagePullSecrets.",
     ),

@@ -62,6 +62,8 @@ class StageJob:
     """Those of its numbers that anybody may edit."""
     pods: tuple[Pod, ...] = ()
 
+    image: str = ""
+    """The one that it was made with."""
     @property
     def over(self) -> bool:
         """Its end is decided: on one node by its pod, which the Job's own conditions follow a second later."""
@@ -132,6 +134,8 @@ class Observed:
     """What the limits of each stage's Job are to be."""
     workspace: bool = False
     """The claim is there, or is the user's own."""
+    image: str = ""
+    """Image that the stages' Jobs are made with now."""
     workspace_stale: bool = False
     """It is there, but not as the job now says."""
     requests: bool = False

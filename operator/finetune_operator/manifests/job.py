@@ -2,6 +2,7 @@
 
 from finetune_jobs.contract import PROGRESS_SECONDS_VARIABLE, PROGRESS_VARIABLE, ExitCode, Stage, TrainRequest
 from finetune_operator.manifests.names import (
+    IMAGE,
     PLACEMENT,
     QUEUE_LABEL,
     Manifest,
@@ -42,7 +43,7 @@ def stage_job(given: Surroundings, planned: PlannedStage) -> Manifest:
     job, spec = given.job, given.job.spec
     name, nodes = stage_name(job.metadata.name, planned), nodes_of(planned)
     meta = metadata(job, name, planned.stage, planned.digest)
-    meta["annotations"] = {PLACEMENT: placement(spec, planned.stage)}
+    meta["annotations"] = {PLACEMENT: placement(spec, planned.stage), IMAGE: given.settings.trainer_image}
     body: Manifest = {
         **job_limits(given, planned),
         "podFailurePolicy": FAILURE_POLICY,
