@@ -13,6 +13,7 @@ from finetune_operator.cluster.report import Report, report_of
 from finetune_operator.lifecycle.observed import Pod, StageJob
 from finetune_operator.manifests.names import (
     APPLIED,
+    CONTAINER,
     DIGEST_LABEL,
     IMAGE,
     JOB_LABEL,
@@ -142,7 +143,7 @@ def job_of(body: Body) -> StageJob:
 
 def pod_of(body: Body) -> Pod:
     status = body.get("status") or {}
-    container: Body = next(iter(status.get("containerStatuses") or ()), {})
+    container: Body = next((c for c in status.get("containerStatuses") or () if c.get("name") == CONTAINER), {})
     state = container.get("state") or {}
     # A pod of the demo is started again and again: how it ended is its last state then.
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
@@ -162,6 +163,7 @@ def pod_of(body: Body) -> Pod:
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
         finished_at=time_of(ended.get("finishedAt")),
         uid=body["metadata"]["uid"],
+        created=body["metadata"]["creationTimestamp"],
     )
 
 

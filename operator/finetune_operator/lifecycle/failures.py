@@ -285,6 +285,6 @@ def found(row: Row, job: StageJob, evidence: str, code: str = "") -> Failure:
     )
 
 
-def is_mistake(pod: Pod | None) -> bool:
+def is_mistake(pod: Pod) -> bool:
     """Whether the stage itself called it the user's mistake."""
-    return pod is not None and pod.exit_code == ExitCode.USER_MISTAKE
+    return pod.exit_code == ExitCode.USER_MISTAKE

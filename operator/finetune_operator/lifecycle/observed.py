@@ -34,6 +34,8 @@ class Pod:
     disrupted: bool = False
     finished_at: datetime | None = None
     uid: str = ""
+    created: str = ""
+    """Its creationTimestamp, which sorts as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,10 @@ class StageJob:
     nodes: int = 1
     limits: Mapping[str, int] = field(default_factory=dict)
     """Those of its numbers that anybody may edit."""
-    pods: tuple[Pod, ...] = ()
-
     image: str = ""
     """The one that it was made with."""
+    pods: tuple[Pod, ...] = ()
+
     @property
     def over(self) -> bool:
         """Its end is decided: on one node by its pod, which the Job's own conditions follow a second later."""
@@ -132,10 +134,10 @@ class Observed:
     """GPUs that the stage holds while it runs, over all its pods."""
     limits: Mapping[Stage, Mapping[str, int]] = field(default_factory=dict)
     """What the limits of each stage's Job are to be."""
-    workspace: bool = False
-    """The claim is there, or is the user's own."""
     image: str = ""
     """Image that the stages' Jobs are made with now."""
+    workspace: bool = False
+    """The claim is there, or is the user's own."""
     workspace_stale: bool = False
     """It is there, but not as the job now says."""
     requests: bool = False

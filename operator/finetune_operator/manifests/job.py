@@ -2,6 +2,7 @@
 
 from finetune_jobs.contract import PROGRESS_SECONDS_VARIABLE, PROGRESS_VARIABLE, ExitCode, Stage, TrainRequest
 from finetune_operator.manifests.names import (
+    CONTAINER,
     IMAGE,
     PLACEMENT,
     QUEUE_LABEL,
@@ -22,11 +23,11 @@ FAILURE_POLICY = {
     "rules": [
         {
             "action": "FailJob",
-            "onExitCodes": {"containerName": "stage", "operator": "In", "values": [int(ExitCode.USER_MISTAKE)]},
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.USER_MISTAKE)]},
         },
         {
             "action": "Ignore",
-            "onExitCodes": {"containerName": "stage", "operator": "In", "values": [int(ExitCode.INTERRUPTED)]},
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.INTERRUPTED)]},
         },
         # A drained node or an eviction is nobody's fault; the next pod goes on from what was saved.
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
