@@ -135,6 +135,24 @@ def test_killed_once_at_every_boundary_of_an_unbroken_life(cluster, good_player,
     say(capsys, f"killed once {moment} a call, at every one of a life", kills, f"{len(boundaries)} jobs")
 
 
+def test_a_demo_that_is_taken_down_under_kills_leaves_nothing(plane, cluster, good_player):
+    """Each second call of a life is never carried out."""
+    namespace, names = "kill-demo", ("-n", "kill-demo", "get", "deployments,services,ingresses", "-o", "name")
+    cluster.namespace(namespace)
+    with Proxy(plane) as proxy, OperatorProcess(proxy.kubeconfig, plane.folder, namespace) as operator:
+        cluster.submit(namespace, "victim", demo={"ingress": {"host": "a.example.com"}})
+        cluster.wait(namespace, "victim")
+        killer = proxy.before = Killer(operator, lambda call: call % 2 == 0)
+        cluster.edit(namespace, "victim", demo={"enabled": False})
+
+        def over():
+            operator.start_if_dead()
+            return not cluster.kubectl(*names) and cluster.status(namespace, "victim").get("observedGeneration") == 2
+
+        wait_for(over, "all that served the demo is gone", 120)
+    assert killer.kills
+
+
 def test_killed_at_random_moments_over_many_jobs(plane, cluster, slow_player, capsys):
     namespace = "kill-random"
     cluster.namespace(namespace)

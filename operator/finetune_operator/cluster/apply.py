@@ -199,8 +199,9 @@ class Hands:
                 raise explained(error, kind, {"metadata": {"name": name}}) from error
 
     async def drop_demo(self) -> None:
+        """The Deployment last: while it stands, the next pass takes down what a kill has left."""
         own = self.own()
-        for kind in DEMO_KINDS:
+        for kind in reversed(DEMO_KINDS):
             for (found, name), child in own.items():
                 if found == kind.kind and name.endswith("-demo"):
                     await self.api.delete(kind, self.namespace, name, child.uid)

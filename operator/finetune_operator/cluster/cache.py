@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from finetune_operator.api import KIND
@@ -153,8 +154,8 @@ class Cache:
         """The FineTuneJob's own Jobs with their pods; one of another owner is none of ours."""
         for owner, job in self.jobs.get(key, {}).values():
             if owner == uid:
-                pods = self.pods.get(job.uid, {})
-                yield replace(job, pods=tuple(pods.values()))
+                pods = sorted(self.pods.get(job.uid, {}).values(), key=attrgetter("created"))
+                yield replace(job, pods=tuple(pods))
 
     def pods_by_key(self) -> Iterator[tuple[Key, str, Pod]]:
         """Each pod with its FineTuneJob's key and what it is kept by; those of Jobs that are not known are left out."""

@@ -103,6 +103,7 @@ def look(cache: Cache, key: Key, record: Record, outline: Outline, status: Statu
         placements=outline.placements,
         gpus=outline.gpus,
         limits={p.stage: job_limits(given, p) for p in plan.stages},
+        image=given.settings.trainer_image,
         workspace=outline.claim is None or claim is not None,
         workspace_stale=outline.claim is not None and claim is not None and claim.applied != outline.claim,
         requests=(CONFIG_MAPS.kind, outline.requests) in own,

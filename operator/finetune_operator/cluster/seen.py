@@ -11,7 +11,16 @@ from finetune_operator.api import KIND
 from finetune_operator.cluster.queue import Key
 from finetune_operator.cluster.report import Report, report_of
 from finetune_operator.lifecycle.observed import Pod, StageJob
-from finetune_operator.manifests.names import APPLIED, DIGEST_LABEL, JOB_LABEL, PLACEMENT, QUEUE_LABEL, STAGE_LABEL
+from finetune_operator.manifests.names import (
+    APPLIED,
+    CONTAINER,
+    DIGEST_LABEL,
+    IMAGE,
+    JOB_LABEL,
+    PLACEMENT,
+    QUEUE_LABEL,
+    STAGE_LABEL,
+)
 
 Body = Mapping[str, Any]
 
@@ -107,7 +116,7 @@ def record_of(body: Body) -> Record:
 
 def job_of(body: Body) -> StageJob:
     meta, spec, status = body["metadata"], body["spec"], body.get("status") or {}
-    labels = meta.get("labels") or {}
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
     failed = conditions.get("Failed") or conditions.get("FailureTarget") or {}
     return StageJob(
@@ -115,7 +124,7 @@ def job_of(body: Body) -> StageJob:
         uid=meta["uid"],
         stage=labels.get(STAGE_LABEL, ""),
         digest=labels.get(DIGEST_LABEL, ""),
-        placement=(meta.get("annotations") or {}).get(PLACEMENT, ""),
+        placement=annotations.get(PLACEMENT, ""),
         created_at=time_of(meta["creationTimestamp"]) or datetime.now(UTC),
         suspended=bool(spec.get("suspend")),
         queued=QUEUE_LABEL in labels,
@@ -128,12 +137,13 @@ def job_of(body: Body) -> StageJob:
         deleting="deletionTimestamp" in meta,
         nodes=spec.get("completions") or 1,
         limits={name: spec[name] for name in LIMITS if name in spec},
+        image=annotations.get(IMAGE, ""),
     )
 
 
 def pod_of(body: Body) -> Pod:
     status = body.get("status") or {}
-    container: Body = next(iter(status.get("containerStatuses") or ()), {})
+    container: Body = next((c for c in status.get("containerStatuses") or () if c.get("name") == CONTAINER), {})
     state = container.get("state") or {}
     # A pod of the demo is started again and again: how it ended is its last state then.
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
@@ -153,6 +163,7 @@ def pod_of(body: Body) -> Pod:
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
         finished_at=time_of(ended.get("finishedAt")),
         uid=body["metadata"]["uid"],
+        created=body["metadata"]["creationTimestamp"],
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_jobs.contract import ExitCode, Failure, Outcome, Stage
 from finetune_operator.lifecycle.observed import Pod, Served, StageJob
-from finetune_operator.lifecycle.reasons import GPU_UNSCHEDULABLE, PODS_NOT_CREATED, UNSCHEDULABLE
+from finetune_operator.lifecycle.reasons import GPU_UNSCHEDULABLE, IMAGE_PULL_FAILED, PODS_NOT_CREATED, UNSCHEDULABLE
 
 SIGKILL = 137
 CRASHES = "CrashLoopBackOff"
@@ -139,7 +139,7 @@ TABLE = (
     Row(
         "waits",
         r"ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull",
-        "ImagePullFailed",
+        IMAGE_PULL_FAILED,
         "The node can't pull the stage's image.",
         "Check the image's name in the operator's settings, and spec.imagePullSecrets.",
         {
@@ -246,18 +246,30 @@ def outcome_of(pod: Pod, stage: str, digest: str) -> Outcome | None:
 
 
 def explain_end(job: StageJob, pod: Pod | None) -> Failure:
-    """Why the pod's program ended without success; `pod` is None when it can no longer be seen."""
+    """Why the pod's program ended without success; `pod` is None when it can no longer be seen.
+
+    Where the Job itself has named a reason of the table, that goes first: its deadline ends a pod that then tells of
+    an interruption.
+    """
+    row = row_of("ended", job.gave_up)
+    if row is not None:
+        return found(row, job, "")
     if pod is None:
         return found(UNFORESEEN, job, job.gave_up_message, code="unknown")
     outcome = outcome_of(pod, job.stage, job.digest)
     if outcome is not None and outcome.failure is not None:
         return outcome.failure
-    ended = f"{pod.ended_by} {pod.reason} {'DisruptionTarget' if pod.disrupted else ''} {job.gave_up}"
-    for kind, evidence in (("ended", ended), ("log", pod.said)):
-        for row in TABLE:
-            if row.evidence == kind and re.search(row.pattern, evidence, re.IGNORECASE):
-                return found(row, job, pod.said if kind == "log" else "")
+    row = row_of("ended", f"{pod.ended_by} {pod.reason} {'DisruptionTarget' if pod.disrupted else ''}")
+    if row is not None:
+        return found(row, job, "")
+    row = row_of("log", pod.said)
+    if row is not None:
+        return found(row, job, pod.said)
     return found(KILLED if pod.exit_code == SIGKILL else UNFORESEEN, job, pod.said, code=str(pod.exit_code))
+
+
+def row_of(kind: str, evidence: str) -> Row | None:
+    return next((r for r in TABLE if r.evidence == kind and re.search(r.pattern, evidence, re.IGNORECASE)), None)
 
 
 def explain_wait(job: StageJob) -> Failure | None:
@@ -296,6 +308,6 @@ def found(row: Row, job: StageJob, evidence: str, code: str = "") -> Failure:
     )
 
 
-def is_mistake(pod: Pod | None) -> bool:
+def is_mistake(pod: Pod) -> bool:
     """Whether the stage itself called it the user's mistake."""
-    return pod is not None and pod.exit_code == ExitCode.USER_MISTAKE
+    return pod.exit_code == ExitCode.USER_MISTAKE

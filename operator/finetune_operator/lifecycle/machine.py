@@ -39,5 +39,6 @@ ROWS = (
     Row("Running", "what its pod needs was deleted, or its rights were edited", "Running", "make it again"),
     Row("Running", "its Job's numbers were edited by hand", "Running", "write them back"),
     Row("Running", "its Job ended well, and its pod is not seen to have ended", "Running", "look again"),
+    Row("Running", "its image can't be pulled, and the settings now name another", "Pending", "delete the Job"),
     Row("Succeeded", "a later stage has found no result of it, and the spec was edited", "Pending", "delete the Job"),
 )

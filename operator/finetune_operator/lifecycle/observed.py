@@ -34,6 +34,8 @@ class Pod:
     disrupted: bool = False
     finished_at: datetime | None = None
     uid: str = ""
+    created: str = ""
+    """Its creationTimestamp, which sorts as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class StageJob:
     nodes: int = 1
     limits: Mapping[str, int] = field(default_factory=dict)
     """Those of its numbers that anybody may edit."""
+    image: str = ""
+    """The one that it was made with."""
     pods: tuple[Pod, ...] = ()
 
     @property
@@ -130,6 +134,8 @@ class Observed:
     """GPUs that the stage holds while it runs, over all its pods."""
     limits: Mapping[Stage, Mapping[str, int]] = field(default_factory=dict)
     """What the limits of each stage's Job are to be."""
+    image: str = ""
+    """Image that the stages' Jobs are made with now."""
     workspace: bool = False
     """The claim is there, or is the user's own."""
     workspace_stale: bool = False

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from finetune_jobs.contract import RESULTS, ExitCode, Failure, Outcome, Stage, State
+from finetune_jobs.contract import RESULTS, Failure, Outcome, Stage, State
 from finetune_operator.api.status import StageState, StageStatus
 from finetune_operator.lifecycle import reasons
-from finetune_operator.lifecycle.failures import NOT_CREATED, explain_end, explain_wait, found, outcome_of
+from finetune_operator.lifecycle.failures import NOT_CREATED, explain_end, explain_wait, found, is_mistake, outcome_of
 from finetune_operator.lifecycle.observed import Pod, StageJob
 from finetune_operator.lifecycle.sound import sound
 
@@ -77,8 +77,7 @@ def result_of(outcome: Outcome | None) -> dict[str, object] | None:
 
 
 def ended_badly(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
-    failed = [pod for pod in job.pods if pod.phase == "Failed"]
-    said = explain_end(job, failed[-1] if failed else None)
+    said = explain_end(job, culprit(job))
     return base.model_copy(
         update={
             "state": StageState.FAILED,
@@ -86,6 +85,12 @@ def ended_badly(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
             **told(said),
         }
     )
+
+
+def culprit(job: StageJob) -> Pod | None:
+    """The failed pod that tells why: where several nodes train, the one that made a mistake, not those it stopped."""
+    failed = [pod for pod in job.pods if pod.phase == "Failed"]
+    return next(reversed([pod for pod in failed if is_mistake(pod)] or failed), None)
 
 
 def under_way(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
@@ -101,9 +106,9 @@ def under_way(base: StageStatus, job: StageJob, now: datetime) -> StageStatus:
         waits = found(NOT_CREATED, job, "")
     if waits is not None:
         return base.model_copy(update={"state": StageState.RUNNING, **told(waits)})
-    failed = [pod for pod in job.pods if pod.phase == "Failed"]
-    if failed and failed[-1].exit_code != ExitCode.USER_MISTAKE:  # which the Job's condition follows in a moment
-        why = explain_end(job, failed[-1])
+    failed = culprit(job)
+    if failed is not None and not is_mistake(failed):  # which the Job's condition follows in a moment
+        why = explain_end(job, failed)
         message = f"Attempt {base.attempts - 1 or 1} ended: {why.message} Trying again."
         return base.model_copy(
             update={"state": StageState.RUNNING, "reason": reasons.RETRYING, "message": message[:4096]}

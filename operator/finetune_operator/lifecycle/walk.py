@@ -121,7 +121,8 @@ def steer(seen: Observed, planned: PlannedStage, status: StageStatus, job: Stage
         if job.queued:  # Kueue would let it go again
             return Step(held, remove=removal(job))
         return Step(held, switch=() if job.suspended else (Switch(job.name, job.uid, suspend=True),))
-    if job.placement != seen.placements[planned.stage] and not job.busy:
+    unpulled = status.reason == reasons.IMAGE_PULL_FAILED and job.image != seen.image
+    if (job.placement != seen.placements[planned.stage] or unpulled) and not job.busy:
         return Step(status.model_copy(update={"state": StageState.PENDING}), remove=removal(job))
     if job.suspended and not job.queued:
         return resume(seen, planned, status, job, now)

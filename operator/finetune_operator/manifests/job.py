@@ -2,6 +2,8 @@
 
 from finetune_jobs.contract import PROGRESS_SECONDS_VARIABLE, PROGRESS_VARIABLE, ExitCode, Stage, TrainRequest
 from finetune_operator.manifests.names import (
+    CONTAINER,
+    IMAGE,
     PLACEMENT,
     QUEUE_LABEL,
     Manifest,
@@ -21,11 +23,11 @@ FAILURE_POLICY = {
     "rules": [
         {
             "action": "FailJob",
-            "onExitCodes": {"containerName": "stage", "operator": "In", "values": [int(ExitCode.USER_MISTAKE)]},
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.USER_MISTAKE)]},
         },
         {
             "action": "Ignore",
-            "onExitCodes": {"containerName": "stage", "operator": "In", "values": [int(ExitCode.INTERRUPTED)]},
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.INTERRUPTED)]},
         },
         # A drained node or an eviction is nobody's fault; the next pod goes on from what was saved.
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -42,7 +44,7 @@ def stage_job(given: Surroundings, planned: PlannedStage) -> Manifest:
     job, spec = given.job, given.job.spec
     name, nodes = stage_name(job.metadata.name, planned), nodes_of(planned)
     meta = metadata(job, name, planned.stage, planned.digest)
-    meta["annotations"] = {PLACEMENT: placement(spec, planned.stage)}
+    meta["annotations"] = {PLACEMENT: placement(spec, planned.stage), IMAGE: given.settings.trainer_image}
     body: Manifest = {
         **job_limits(given, planned),
         "podFailurePolicy": FAILURE_POLICY,

@@ -7,7 +7,7 @@ from finetune_jobs.contract import GPUS_VARIABLE, Source, Stage
 from finetune_operator.api import FineTuneJob
 from finetune_operator.api.pods import EnvVar, Resources, StageSettings
 from finetune_operator.api.spec import RecipeName
-from finetune_operator.manifests.names import Manifest, labels, workspace_name
+from finetune_operator.manifests.names import CONTAINER, Manifest, labels, workspace_name
 from finetune_operator.manifests.requests import requests_name
 from finetune_operator.manifests.settings import PodSettings
 from finetune_operator.plan import Plan, PlannedStage
@@ -152,7 +152,7 @@ def container(given: Surroundings, planned: PlannedStage, own: dict[str, str]) -
     count = gpus(given.job, stage, settings.gpu_resource)
     devices = {GPUS_VARIABLE: str(count)} if count else {}
     return {
-        "name": "stage",
+        "name": CONTAINER,
         "image": settings.demo_image if stage is Stage.DEMO else settings.trainer_image,
         "imagePullPolicy": settings.pull_policy,
         "command": ["python"],

@@ -87,6 +87,33 @@ def test_a_job_that_ended_well_waits_for_its_pods_end_which_has_the_result(pods,
     assert (decision.look_again_after is not None) is (state == "Running")
 
 
+SETTINGS = [
+    ("right", Pod("p", waits="ImagePullBackOff"), True),
+    ("wrong", Pod("p", waits="ImagePullBackOff"), False),
+    ("right", Pod("p", unschedulable="Insufficient cpu"), False),
+    ("right", Pod("p", "Running"), False),
+]
+
+
+@pytest.mark.parametrize(("image", "pod", "removed"), SETTINGS)
+def test_a_job_is_made_again_with_the_settings_image_only_where_its_own_cant_be_pulled(image, pod, removed):
+    """At each release all images differ, and a Job that waits for a node or for Kueue keeps its place."""
+    seen = look(model="running")
+    jobs = {name: replace(job, image="wrong", pods=(pod,)) for name, job in seen.jobs.items()}
+    assert bool(decide(replace(seen, jobs=jobs, image=image), NOW).remove) is removed
+
+
+MISTAKEN = Pod("rank-0", "Failed", exit_code=ExitCode.USER_MISTAKE, said="No such file or directory")
+STOPPED = Pod("rank-1", "Failed", exit_code=ExitCode.INTERRUPTED, said="stopped by a peer")
+
+
+@pytest.mark.parametrize(("gave_up", "told"), [("PodFailurePolicy", "FileMissing"), ("", "Started")])
+def test_the_node_that_made_the_mistake_is_told_and_not_the_one_that_it_stopped(gave_up, told):
+    seen = look(**UP_TO_TRAIN, train="running")
+    jobs = {n: replace(j, nodes=2, gave_up=gave_up, pods=(MISTAKEN, STOPPED)) for n, j in seen.jobs.items()}
+    assert decide(replace(seen, jobs=jobs), NOW).status.stages[2].reason == told
+
+
 def test_a_superseded_job_that_works_is_removed_and_one_that_is_over_stays():
     old = {
         "old-running": replace(stage_job(Stage.TRAIN, "0" * 12), name="old-running"),

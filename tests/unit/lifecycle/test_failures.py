@@ -54,9 +54,13 @@ def test_an_end_without_a_word_is_explained(pod, reason):
     assert explain_end(JOB, pod).reason == reason
 
 
-def test_a_deadline_is_explained():
-    late = replace(JOB, gave_up="DeadlineExceeded")
-    assert explain_end(late, Pod("p", "Failed", exit_code=143)).reason == "DeadlineExceeded"
+INTERRUPTED = Failure(reason="Interrupted", message="It was asked to stop.", cure="Nothing to do.")
+SAVED = outcome("train", "d" * 12, State.INTERRUPTED, failure=INTERRUPTED)
+
+
+@pytest.mark.parametrize("pod", [Pod("p", "Failed", exit_code=143), Pod("p", "Failed", exit_code=80, said=SAVED), None])
+def test_a_deadline_is_explained_whatever_its_pod_has_said(pod):
+    assert explain_end(replace(JOB, gave_up="DeadlineExceeded"), pod).reason == "DeadlineExceeded"
 
 
 WAITS = [

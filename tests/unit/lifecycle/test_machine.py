@@ -72,7 +72,8 @@ CASES = {
     ("Running", ROWS[19].seen): (replace(trains(), progress_ready=False), (Want(Make.PROGRESS),), None, False),
     ("Running", ROWS[20].seen): (replace(trains(), limits={Stage.TRAIN: {"parallelism": 1}}), (), None, False),
     ("Running", ROWS[21].seen): (trains("complete"), (), None, False),
-    ("Succeeded", ROWS[22].seen): (starved(), (Want(Make.STAGE, Stage.MODEL),), None, False),
+    ("Running", ROWS[22].seen): (replace(trains(waits="ImagePullBackOff"), image="right"), (), None, True),
+    ("Succeeded", ROWS[23].seen): (starved(), (Want(Make.STAGE, Stage.MODEL),), None, False),
 }  # fmt: skip
 
 
