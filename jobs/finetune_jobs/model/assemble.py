@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from finetune_jobs.model import names
+from finetune_jobs.room import write_atomically
 from finetune_jobs.sources.files import matches, walk
 
 READABLE = 0o644
@@ -21,6 +22,12 @@ def lay_out(fetched: Path, folder: Path) -> None:
             lay(fetched / name, draft / name)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """By rename: the file may be a link to a volume, which is not ours to change."""
+    write_atomically(path, text)
+    path.chmod(READABLE)
 
 
 def lay(file: Path, target: Path) -> None:

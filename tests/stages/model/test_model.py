@@ -156,6 +156,32 @@ def test_an_unknown_architecture_is_told(run, tiny):
     assert "model_type 'nobody-knows'" in refused(run, "ArchitectureUnknown")
 
 
+OWN_CODE = {"AutoConfig": "configuration_tiny.TinyConfig", "AutoModelForCausalLM": "modeling_tiny.TinyModel"}
+
+
+def name_own_code(path, code) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": code}))
+
+
+def test_a_model_that_names_code_of_its_own_loads_by_transformers_where_that_code_is_trusted(run, tiny):
+    """As XTuner's sft trusts it; the code was not brought."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name_own_code(tiny / "config.json", OWN_CODE)
+    name_own_code(tiny / "tokenizer_config.json", {"AutoTokenizer": [None, "tokenization_tiny.TinyTokenizer"]})
+    _, folder = run()
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert AutoTokenizer.from_pretrained(folder, trust_remote_code=True).encode("a")
+    assert "auto_map" in (tiny / "config.json").read_text()
+
+
+def test_a_model_that_needs_code_of_its_own_is_told_so(run, tiny):
+    config = json.loads((tiny / "config.json").read_text()) | {"model_type": "nobody-knows", "auto_map": OWN_CODE}
+    (tiny / "config.json").write_text(json.dumps(config))
+    assert "needs Python code of its own (auto_map), which is not run" in refused(run, "ArchitectureUnknown")
+
+
 def test_an_adapter_in_the_models_place_says_where_it_belongs(run, tiny):
     (tiny / "config.json").rename(tiny / "adapter_config.json")
     assert "spec.adapter" in refused(run, "AdapterNotModel")
