@@ -30,6 +30,7 @@ def run(request: ModelRequest, room: Room) -> ModelResult:
     fetched = fetch(
         request.source, room, room.out / DOWNLOAD, patterns=names.wanted(request.allow_pickle),
         accept=lambda there, others: names.refuse(there, others, allow_pickle=request.allow_pickle),
+        narrow=names.needed,
     )  # fmt: skip
     folder = room.out / MODEL_FOLDER
     found = laid_out(fetched, folder, request, room)

@@ -8,6 +8,8 @@ import subprocess
 import pytest
 
 from finetune_jobs.errors import UserMistake
+from finetune_jobs.sources.digests import folder_sha256, sha256_of_file
+from finetune_jobs.sources.files import walk
 
 
 def refused(run, reason: str, **options: object) -> str:
@@ -232,6 +234,23 @@ def test_a_pickle_that_would_run_code_is_refused_even_when_allowed(run, tiny, tm
     make_pickles(tiny, Evil())
     assert "would run code" in refused(run, "PickleUnsafe", allow_pickle=True)
     assert not (tmp_path / "ran").exists()
+
+
+def sum_of(folder) -> str:
+    return folder_sha256({name: sha256_of_file(folder / name) for name in walk(folder)})
+
+
+COPIES = ["consolidated.safetensors", "consolidated-00001-of-2.safetensors", "tiny.Q4.gguf", "tiny.Q8.gguf"]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["by its sha256", "by its names"])
+def test_copies_of_the_weights_in_another_form_are_left_where_they_are(run, tiny, whole):
+    size = run()[0].bytes
+    for name in COPIES:
+        (tiny / name).write_bytes(b"GGUF" * 100)
+    result, folder = run(mode="copy", sha256=sum_of(tiny) if whole else None)
+    assert result.bytes == size
+    assert not {path.name for path in folder.iterdir()} & {*COPIES}
 
 
 def test_several_ggufs_are_not_guessed_at(run, tmp_path):
