@@ -36,6 +36,7 @@ def fetch(
     *,
     patterns: Sequence[str] = (),
     accept: Callable[[Sequence[str], Sequence[str]], None] | None = None,
+    narrow: Callable[[Sequence[str]], list[str]] = list,
 ) -> Fetched:
     """Bring the source's files to the folder `into` and return what came.
 
@@ -45,20 +46,21 @@ def fetch(
     interrupted goes on where it stopped. Bytes are reported as progress in MB.
 
     `accept` gets the wanted names and the other names of a folder before its first byte is brought,
-    and raises to refuse them.
+    and raises to refuse them. `narrow` gets the names that fit the patterns and gives back those that are needed.
+    Where the source says its SHA-256, which is that of all its files, all are brought.
 
     Raises UserMistake (what the source names isn't there, may not be read, or has another SHA-256)
     and MachineTrouble (network, disk space).
     """
     into.mkdir(parents=True, exist_ok=True)
     if source.sha256 is not None:
-        patterns = ()
+        patterns, narrow = (), list
     known = read_note(source, into, patterns)
     if known is not None:
         log.info("taken from an earlier run: %s", known.description)
         return known
     kind = next(name for name in Source.KINDS if getattr(source, name) is not None)
-    fetched = KINDS[kind](source, room, into, Selection(tuple(patterns), accept))
+    fetched = KINDS[kind](source, room, into, Selection(tuple(patterns), accept, narrow))
     if source.sha256 is not None:
         check_sha256(source.sha256, fetched, room)
     write_note(source, into, patterns, fetched)

@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +39,8 @@ POINTER_BYTES = 1024
 """A pointer is shorter than this, says git-lfs's specification."""
 LONG = {"ls-remote", "fetch", "lfs", "checkout"}
 """Commands of git that can take more than a moment."""
+ARGUMENT_BYTES = 100_000
+"""Linux takes 128 KiB at most (MAX_ARG_STRLEN)."""
 REFUSED = "FINETUNE_TOKEN_REFUSED"
 TOKEN_HELPER = (
     f'!f() {{ case "$1" in erase) touch "${REFUSED}" ;; '
@@ -270,7 +272,8 @@ def fetch_large(checkout: Checkout, commit: str, pointers: dict[str, Pointer], r
     checkout.git("lfs", "install", "--local", "--skip-repo", "--force")
     meter = Meter(room, total, "downloading")
     with Watching(objects, meter):
-        checkout.git("lfs", "fetch", f"--include={','.join(map(literal_glob, absent))}", "--exclude=", "origin", commit)
+        for globs in batches(map(literal_glob, absent)):
+            checkout.git("lfs", "fetch", f"--include={','.join(globs)}", "--exclude=", "origin", commit)
     for name, pointer in absent.items():
         place(objects, checkout.tree / name, pointer)
     still = {name: pointer for name, pointer in pointers.items() if not in_place(checkout.tree / name, pointer)}
@@ -278,6 +281,20 @@ def fetch_large(checkout: Checkout, commit: str, pointers: dict[str, Pointer], r
         raise unfetched(
             still, "and its server did not send it.", "Push it by `git lfs push`, or leave it out of the repository."
         )
+
+
+def batches(globs: Iterable[str]) -> Iterator[list[str]]:
+    """As many at once as an argument may be long; at least one."""
+    batch: list[str] = []
+    length = 0
+    for glob in globs:
+        length += len(os.fsencode(glob)) + 1
+        if batch and length > ARGUMENT_BYTES:
+            yield batch
+            batch, length = [], len(os.fsencode(glob)) + 1
+        batch.append(glob)
+    if batch:
+        yield batch
 
 
 def literal_glob(name: str) -> str:

@@ -8,7 +8,8 @@ from finetune_jobs.errors import UserMistake
 
 TOKEN_FILE = "FINETUNE_TOKEN_FILE"  # noqa: S105 (the variable's name, not a token)
 TOKEN = "HF_TOKEN"  # noqa: S105 (the variable's name, not a token)
-TOKEN_CURE = f"put a token into a file and its path into {TOKEN_FILE} (in a cluster: tokenSecretRef), or set {TOKEN}"
+TOKEN_CURE = f"put a token into a file and its path into {TOKEN_FILE} (in a cluster: tokenSecretRef)"
+HUB_TOKEN_CURE = f"{TOKEN_CURE}, or set {TOKEN}"
 CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
 
 

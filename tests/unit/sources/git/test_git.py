@@ -60,6 +60,16 @@ def test_only_wanted_large_files_are_fetched(bring, with_lfs, lfs_server):
     assert len([line for line in lfs_server.requests if line.startswith("GET")]) == 1
 
 
+def test_more_large_files_than_an_argument_may_name_are_fetched(bring, with_lfs):
+    """Each a pointer to the same bytes."""
+    pointer = with_lfs.git("show", "HEAD:model.safetensors") + "\n"
+    with_lfs.git("lfs", "uninstall", "--local")
+    names = [f"{'long-' * 40}{number}.safetensors" for number in range(800)]
+    with_lfs.commit(dict.fromkeys(names, pointer.encode()))
+    fetched = bring(of_git(with_lfs.url), patterns=["long-*"])
+    assert {(fetched.path / name).stat().st_size for name in names} == {len(large_of(with_lfs))}
+
+
 def test_an_interrupted_fetch_does_not_download_again_what_is_in_place(bring, with_lfs, lfs_server, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(git, "place", interrupt)
@@ -152,6 +162,13 @@ def test_no_such_repository(bring, tmp_path):
 def test_no_such_revision_says_which_there_are(bring, repository):
     with pytest.raises(UserMistake, match=r"no revision 'mian'; it has: .*main"):
         bring(of_git(repository.url, "mian"))
+
+
+def test_a_private_repository_asks_for_the_token_that_git_is_given(bring, stranger):
+    with pytest.raises(UserMistake) as caught:
+        bring(of_git(f"{stranger.url}/private.git"))
+    assert "FINETUNE_TOKEN_FILE" in caught.value.failure.cure
+    assert "HF_TOKEN" not in caught.value.failure.cure
 
 
 def test_a_server_out_of_reach_is_the_machines_trouble(bring):
