@@ -45,7 +45,7 @@ class Options:
 
     def agent(self, slot: Slot) -> Agent:
         if slot.engine is None:
-            raise MachineTrouble("ModelNotLoaded", slot.error or "The model is not loaded.", "See the demo's log.")
+            raise slot.failure or MachineTrouble("ModelNotLoaded", "The model is not loaded.", "See the demo's log.")
         return Agent(slot.engine, self.tools, self.max_turn, self.call_protocol, self.force_stop, self.sampling)
 
 
