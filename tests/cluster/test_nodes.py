@@ -14,8 +14,8 @@ from finetune_operator.manifests.job import MASTER_PORT
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the agent's whole job
 FAKE_GPUS = 4
 """nvidia.com/gpu that the node's status claims; there is no device behind it."""
-CLOSE = 1e-3
-"""Two pods add up a step's gradients in another order than one, and each step begins where the last one ended."""
+CLOSE = 1e-4
+"""Bit for bit the same where it was looked at; other numbers of threads may add up in another order."""
 
 
 def training(agent, **shape: int) -> Object:

@@ -31,8 +31,8 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
         "spec": {
             "replicas": 0 if job.spec.suspend else job.spec.demo.replicas,
             "selector": {"matchLabels": labels(job.metadata.name, Stage.DEMO)},
-            # The page that is open stays until the new one has its weights and answers, which takes demo.gpus twice. Where
-            # they are missing the stage says so; Recreate would close the page for a new one that may never answer.
+            # The page that is open stays until the new one has its weights and answers, which takes demo.gpus twice.
+            # Where they are missing the stage says so; Recreate would close the page for one that may never answer.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {"metadata": pod_metadata(given, planned), "spec": pod},
         },
