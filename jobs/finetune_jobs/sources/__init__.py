@@ -6,6 +6,7 @@ last, so that whatever `fetch` returns is whole.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -61,10 +62,21 @@ def fetch(
         return known
     kind = next(name for name in Source.KINDS if getattr(source, name) is not None)
     fetched = KINDS[kind](source, room, into, Selection(tuple(patterns), accept, narrow))
+    keep_only(into, fetched.names)
     if source.sha256 is not None:
         check_sha256(source.sha256, fetched, room)
     write_note(source, into, patterns, fetched)
     return fetched
+
+
+def keep_only(into: Path, names: Sequence[str]) -> None:
+    """Remove what else an earlier attempt brought: of an older commit, before a branch moved on."""
+    known = set(names)
+    for parent, folders, files in os.walk(into):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for path in (Path(parent) / name for name in (*files, *links)):
+            if str(path.relative_to(into)) not in known:
+                path.unlink()
 
 
 def check_sha256(expected: str, fetched: Fetched, room: Room) -> None:

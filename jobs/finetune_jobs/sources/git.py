@@ -154,7 +154,7 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     if pointers:
         fetch_large(checkout, commit, pointers, room)
     shutil.rmtree(checkout.git_folder)
-    return Fetched(into, description, commit, left_out=others)
+    return Fetched(into, description, tuple(names), commit, left_out=others)
 
 
 def clear_locks(git_folder: Path) -> None:

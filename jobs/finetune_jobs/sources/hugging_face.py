@@ -67,7 +67,7 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     require_space(into, sum(file.size for file in chosen) - folder_bytes(into), description)
     download_all(repository, commit, chosen, into, room)
     verify_all(chosen, into, room)
-    return Fetched(into, description, commit, license_name, left_out=others)
+    return Fetched(into, description, tuple(names), commit, license_name, left_out=others)
 
 
 def ask(repository: Repository) -> tuple[str, str | None, list[RemoteFile]]:

@@ -66,7 +66,8 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
         license_name = licence(archive, sorted(members))
     shutil.rmtree(wheel.parent)
     path = into / PurePosixPath(root).name if single else into
-    return Fetched(path, description, asked.requirement.partition("==")[2], license_name, left_out=others)
+    version = asked.requirement.partition("==")[2]
+    return Fetched(path, description, tuple(names), version, license_name, left_out=others)
 
 
 def download(asked: PyPISource, into: Path, room: Room) -> Path:

@@ -10,6 +10,7 @@ import pytest
 from finetune_jobs.contract import GitSource, Source
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.sources import git, space
+from finetune_jobs.sources.files import walk
 
 
 def of_git(url: str, revision: str = "main", lfs: bool = True) -> Source:
@@ -107,6 +108,24 @@ def test_an_interrupted_git_removes_its_own_locks(bring, git_server, out):
         bring(of_git(git_server.url))
     over.set()
     assert list((out / ".download.git").rglob("*.lock")) == []
+
+
+def test_files_of_an_older_commit_go_when_the_branch_moved_on_between_two_attempts(bring, repository, monkeypatch):
+    repository.commit({"data/old.jsonl": b"{}"})
+    with monkeypatch.context() as patched:
+        patched.setattr(git, "refuse_outward_links", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bring(of_git(repository.url))
+    repository.git("rm", "-q", "data/old.jsonl")
+    repository.commit({"data/new.jsonl": b"{}"})
+    fetched = bring(of_git(repository.url))
+    assert walk(fetched.path) == ["config.json", "data/new.jsonl"]
+
+
+def test_what_a_link_to_a_folder_shows_stays_with_the_folder(bring, repository):
+    (repository.tree / "latest").symlink_to("v1")
+    repository.commit({"v1/data.jsonl": b"{}"})
+    assert walk(bring(of_git(repository.url)).path) == ["config.json", "latest/data.jsonl", "v1/data.jsonl"]
 
 
 def test_a_second_fetch_needs_no_repository(bring, with_lfs):
