@@ -69,7 +69,9 @@ class Release:
         found: list[Object] = self.cluster.get("pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
         return found
 
-    def kill(self) -> None:
-        """The operator's process is gone at once; the Deployment makes another pod."""
+    def kill(self) -> str:
+        """The operator's process is gone at once; the Deployment makes another pod. The uid of the one that was."""
+        (pod,) = (pod["metadata"] for pod in self.pods())
         now = ["--grace-period=0", "--force", "--wait=false"]
-        self.cluster.kubectl("delete", "pods", "-n", NAMESPACE, "-l", OPERATOR, *now)
+        self.cluster.kubectl("delete", "pod", pod["name"], "-n", NAMESPACE, *now)
+        return str(pod["uid"])
