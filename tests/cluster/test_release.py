@@ -8,6 +8,8 @@ from tests.cluster.release import OPERATOR
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the images and the whole job
 
+LOWER_GATE = "0.4"
+
 
 def test_what_the_page_on_installing_says_next_ends_well(release, cluster):
     cluster.kubectl("--namespace", NAMESPACE, "rollout", "status", f"deployment/{RELEASE}", "--timeout=60s")
@@ -28,11 +30,11 @@ def test_uninstalling_leaves_definition_jobs_models_and_the_page(agent, release,
         cluster.wait("condition=Available", f"deployment/{job.name}-demo", job.namespace)
     finally:
         release.install()
-    # How many checkpoints are kept is in no digest: an edit that makes the new operator look, and nothing run.
-    job.edit(training={"checkpoint": {"keep": 3}})
+    # The gate is in no stage's request: an edit that makes the new operator look, and nothing run.
+    job.edit(evaluation={"minimumValidCalls": LOWER_GATE})
     edited = cluster.get("ftj", job.name, "-n", job.namespace)["metadata"]["generation"]
-    job.until(lambda status: status["observedGeneration"] == edited, "the new operator's look at the edit")
-    assert job.status["stage"] == "Ready"
+    seen = job.until(lambda status: status["observedGeneration"] == edited, "the new operator's look at the edit")
+    assert seen["stage"] == "Ready"
     assert pods_of_stages(job) == pods, "an operator that is installed again starts nothing anew"
 
 
