@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from tests.operator.conftest import ROOT, wait_for
-from tests.operator.player import GOOD, RUNS
+from tests.operator.player import GOOD, RUNS, Stays
 from tests.operator.process import OperatorProcess
 from tests.operator.proxy import Proxy
 
@@ -14,6 +14,9 @@ DEPLOYMENT = ROOT / "charts" / "finetune-operator" / "templates" / "deployment.y
 GRACE = float(re.findall(r"terminationGracePeriodSeconds: (\d+)", DEPLOYMENT.read_text())[0])
 LONG = {"FINETUNE_LEASE_SECONDS": "900"}
 """Longer than any test waits for a Lease to run out."""
+IMAGE = "FINETUNE_POD_TRAINER_IMAGE"
+UNPULLED = {"name": "stage", "image": "i", "imageID": "", "ready": False, "restartCount": 0,
+            "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,3 +78,16 @@ def test_it_ends_though_the_api_server_is_away(plane):
         wait_for(lambda: answer(operator, "/readyz") == "ok\n", "it leads")
         lost.__exit__()
         assert stop(operator, signal.SIGTERM) == 0
+
+
+def test_a_successor_with_the_right_image_makes_the_job_again_that_cant_pull_the_wrong_one(plane, cluster, player):
+    waits = Stays("Pending", {"containerStatuses": [UNPULLED]})
+    player.script = lambda job, _stage, count: waits if (job, count) == ("pulled", 1) else GOOD
+    with OperatorProcess(plane.kubeconfig, plane.folder, STOP, **{IMAGE: "wrong:1"}):
+        cluster.submit(STOP, "pulled", demo={"enabled": False})
+        wait_for(lambda: cluster.condition(STOP, "pulled", "Ready").get("reason") == "ImagePullFailed")
+    player.script = lambda _job, _stage, _count: GOOD
+    with OperatorProcess(plane.kubeconfig, plane.folder, STOP, **{IMAGE: "right:1"}):
+        cluster.wait(STOP, "pulled")
+    pods = (job["spec"]["template"]["spec"] for job in cluster.jobs(STOP, "pulled"))
+    assert {pod["containers"][0]["image"] for pod in pods} == {"right:1"}
