@@ -80,7 +80,7 @@ test-e2e: setup-dev $(OWN_CLUSTER) ## the quickstart's job from end to end, in a
 
 cluster: .venv/cluster ## a real single-node Kubernetes on this machine, as root; says its kubeconfig
 	@$(BIN)/python -m tests.kubernetes.cluster up
-cluster-down: .venv/cluster ## end it; nothing of it stays
+cluster-down: .venv/cluster ## end it; only cached programs and images stay
 	@$(BIN)/python -m tests.kubernetes.cluster down
 
 CLUSTER := $(or $(FINETUNE_TEST_CACHE),$(HOME)/.cache/finetune-operator-tests)/cluster

@@ -3,6 +3,7 @@
 A file is a row of FILES. `make lint` compares; `make generate` writes.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,7 +159,8 @@ def troubleshooting() -> str:
         "what is finished. A condition `Unforeseen` says that the operator itself failed on the job: nothing is",
         "lost, it tries again, and the sentence names the log that belongs in a report.",
         "",
-        "Where a program dies without a word, or none runs yet, this table speaks:",
+        "Where a program dies without a word, or none runs yet, this table speaks. The condition has your job's own",
+        "words where STAGE, CODE and JOB stand here:",
         "",
         "| reason | what is seen | what it means | what to do |",
         "|---|---|---|---|",
@@ -168,17 +170,26 @@ def troubleshooting() -> str:
 
 
 SEEN_IN = {
-    "ended": "the pod's end says `{}`",
-    "log": "the log's end says `{}`",
-    "waits": "the pod waits: `{}`",
+    "ended": "the pod's end says {}",
+    "log": "the log's end says {}",
+    "waits": "the pod waits: {}",
     "": "no other row fits",
 }
 
 
 def failure_line(row: Row) -> str:
-    pattern = row.pattern.replace("|", "\\|")
-    cells = (f"`{row.reason}`", SEEN_IN[row.evidence].format(pattern), row.message, row.cure)
+    cures = (row.cure, *(f"({stage}) {cure}" for stage, cure in row.instead.items()))
+    words = (text.format(stage="STAGE", job="JOB", code="CODE") for text in (row.message, " ".join(cures)))
+    cells = (f"`{row.reason}`", SEEN_IN[row.evidence].format(readable(row.pattern)), *words)
     return f"| {' | '.join(cells)} |"
+
+
+def readable(pattern: str) -> str:
+    """The texts that a failure's pattern looks for, without the signs of a regular expression."""
+    if pattern == ".":
+        return "anything else"
+    words = re.sub(r"\[[^]]*\](?:[+*]|\{[\d,]*\})?", "…", pattern).replace(r"\b", "").replace("\\", "")
+    return " or ".join(f"`{word}`" for word in words.split("|"))
 
 
 def metrics_reference() -> str:

@@ -1,6 +1,7 @@
-"""The lives of a training that was interrupted: what each did, by XTuner's own logs. A step takes one iteration."""
+"""What a training did: its losses, and its lives by XTuner's own logs. There a step takes one iteration."""
 
 import itertools
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ class Life:
     """The step that it went on after; 0 where it began."""
     last: int
     """The last step that it logged."""
+
+
+def curve_in(folder: Path) -> dict[int, float]:
+    """Step -> loss, as a train stage's folder has it in full precision."""
+    result = json.loads((folder / "result.json").read_text())["result"]
+    return {point["step"]: point["loss"] for point in result["curve"]}
 
 
 def lives_of(folder: Path) -> list[Life]:

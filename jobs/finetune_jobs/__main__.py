@@ -37,7 +37,7 @@ from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMi
 from finetune_jobs.hardware import require_given_gpus
 from finetune_jobs.room import Room, clear_drafts, node_rank, read_record, stage_folder, write_atomically
 from finetune_jobs.telling import told
-from finetune_jobs.trouble import causes, of_system
+from finetune_jobs.trouble import causes, of_system, trouble_in
 
 log = logging.getLogger("finetune_jobs")
 
@@ -122,10 +122,14 @@ def as_stage_error(error: BaseException) -> StageError:
         return error
     if isinstance(error, KeyboardInterrupt) or is_broken_wait(error):
         return Interrupted()
-    return of_system(error) or MachineTrouble(
-        "Unforeseen",
-        f"{type(error).__name__}: {error}",
-        "See the traceback in the stage's log; if it is not of your making, please report it.",
+    return (
+        of_system(error)
+        or trouble_in(error)
+        or MachineTrouble(
+            "Unforeseen",
+            f"{type(error).__name__}: {error}",
+            "See the traceback in the stage's log; if it is not of your making, please report it.",
+        )
     )
 
 

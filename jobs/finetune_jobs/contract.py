@@ -38,6 +38,9 @@ GPUS_VARIABLE = "FINETUNE_GPUS"
 DEMO_HOST_VARIABLE = "FINETUNE_DEMO_HOST"
 DEMO_PORT_VARIABLE = "FINETUNE_DEMO_PORT"
 """Environment of the demo stage: the address at which it serves."""
+DEMO_LOAD_FIRST_VARIABLE = "FINETUNE_DEMO_LOAD_FIRST"
+"""Environment of the demo stage: where it is set, the page opens once all weights are loaded, and a demo whose weights
+can't be loaded ends; else the page opens at once and says which still load."""
 PROGRESS_VARIABLE = "FINETUNE_PROGRESS_CONFIGMAP"
 """Environment of a stage in a pod: `namespace/name` of the ConfigMap to which its progress is told."""
 PROGRESS_SECONDS_VARIABLE = "FINETUNE_PROGRESS_SECONDS"
@@ -108,7 +111,8 @@ class Contract(BaseModel):
 
 DecimalString = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$", max_length=32)]
 """A number of zero or more, as a string: "2e-4", "0.8"."""
-DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+DnsName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 _PART = r"(\.|\.?[^./\x00][^/\x00]*|\.\.[^/\x00]+)"
 RelativePath = Annotated[str, StringConstraints(pattern=rf"^({_PART}(/{_PART}?)*)?$", max_length=1024)]
@@ -148,6 +152,14 @@ class HuggingFaceSource(Contract):
     )
 
 
+WITH_CREDENTIALS = "^(https?://[^/?#]*@|[a-z]+://[^/@]*:[^/@]*@)"
+"""A URL with a password, or over HTTP with any name: a token may stand there alone. ssh://git@ is only an account."""
+CREDENTIALS_IN_SIGHT = (
+    "a token, name or password in a URL would stand in plain sight; leave out what is before the @, write the token "
+    "into a Secret and name it by tokenSecretRef"
+)
+
+
 class GitSource(Contract):
     """A git repository, with large files by git-lfs."""
 
@@ -165,11 +177,8 @@ class GitSource(Contract):
     @field_validator("url")
     @classmethod
     def _without_password(cls, url: str) -> str:
-        if re.match(r"^[a-z]+://[^/@]*:[^/@]*@", url):
-            raise ValueError(
-                "a URL with a password would stand in plain sight; write the token into a Secret and "
-                "name it by tokenSecretRef"
-            )
+        if re.match(WITH_CREDENTIALS, url):
+            raise ValueError(CREDENTIALS_IN_SIGHT)
         return url
 
 

@@ -7,14 +7,15 @@ XTuner's pth_to_hf loads the whole base model for the same tensors, and by defau
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from finetune_jobs.contract import ADAPTER_FOLDER, MODEL_FOLDER, ExportRequest, ExportResult, Stage
 from finetune_jobs.errors import MachineTrouble, UserMistake, first_line
 from finetune_jobs.room import Room
 from finetune_jobs.sources import fetch
+from finetune_jobs.sources.files import walk
 from finetune_jobs.trouble import trouble_in
 
 log = logging.getLogger(__name__)
@@ -93,8 +94,9 @@ def save(weights: Mapping[str, Any], into: Path) -> None:
 def from_source(request: ExportRequest, room: Room, into: Path) -> str:
     if request.adapter is None:
         raise AssertionError("called for a ready adapter")
-    fetched = fetch(request.adapter, room, room.out / "fetched", patterns=("adapter_*", "*/adapter_*", "*.md"))
-    folder = adapter_folder(fetched.path)
+    patterns = ("adapter_*", "*/adapter_*", "*.md")
+    fetched = fetch(request.adapter, room, room.out / "fetched", patterns=patterns, narrow=of_one_adapter)
+    folder = fetched.path / folder_of(walk(fetched.path))
     shutil.copyfile(folder / CONFIG_FILE, into / CONFIG_FILE)
     if (folder / WEIGHTS_FILE).exists():
         shutil.copyfile(folder / WEIGHTS_FILE, into / WEIGHTS_FILE)
@@ -109,17 +111,24 @@ def from_source(request: ExportRequest, room: Room, into: Path) -> str:
     return fetched.description
 
 
-def adapter_folder(path: Path) -> Path:
-    """The one folder at `path` or one level below that holds an adapter."""
-    found = [folder for folder in (path, *sorted(path.glob("*/"))) if (folder / CONFIG_FILE).is_file()]
-    if len(found) != 1:
-        said = "no adapter_config.json" if not found else f"{len(found)} adapters"
-        raise UserMistake(
-            "AdapterUnreadable",
-            f"The adapter's source has {said}.",
-            "Set path to the folder that holds adapter_config.json and adapter_model.safetensors.",
-        )
-    return found[0]
+def folder_of(names: Sequence[str]) -> str:
+    """The folder that holds the adapter: the root where that has one, with checkpoints below; else the one that has."""
+    found = sorted(str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name == CONFIG_FILE)
+    if len(found) == 1 or "." in found:
+        return "." if "." in found else found[0]
+    said = f"{len(found)} adapters and none at its root: {', '.join(found[:10])}" if found else f"no {CONFIG_FILE}"
+    raise UserMistake(
+        "AdapterUnreadable",
+        f"The adapter's source has {said}.",
+        "Name a folder that holds adapter_config.json and adapter_model.safetensors: by path in a volume or package, "
+        "or by a repository that has them at its root.",
+    )
+
+
+def of_one_adapter(names: Sequence[str]) -> list[str]:
+    """The names of that folder's files, and of the cards."""
+    folder = folder_of(names)
+    return [name for name in names if name.endswith(".md") or str(PurePosixPath(name).parent) == folder]
 
 
 def unpickle(path: Path, *, allowed: bool) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """No process outlives the one that started it: after ``kill -9`` of a stage or of torchrun, nothing goes on unseen.
 
-Called first thing by what a stage starts: torchrun, its ranks, the demo's server. (The runner's own launcher has the
-same two lines: it starts in milliseconds, without any import from here.)
+Called first thing by what a stage starts: torchrun, its ranks, the demo's server. Programs that are not ours, git and
+pip, are started by ``python lifeline.py PARENT COMMAND...``. (The runner's own launcher has the same two lines: it
+starts in milliseconds, without any import from here.)
 """
 
 import ctypes
@@ -32,3 +33,14 @@ def die_with_parent() -> None:
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     if parent is not None:
         end_with(int(parent), signal.SIGKILL)
+
+
+def main() -> None:
+    """Become the command, which outlives exec with what was asked of Linux."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    end_with(parent, signal.SIGTERM)
+    os.execv(command[0], command)  # noqa: S606 - no shell
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,5 @@
-"""Chat templates by XTuner's names, without importing XTuner: the dataset is written and the demo is served by the
-same texts.
+"""Chat templates by XTuner's names, and the tokens around them, without importing XTuner: the dataset is written and
+the demo is served by the same.
 
 Importing ``xtuner`` takes half a minute of torch, mmengine and DeepSpeed; its ``utils/templates.py`` is a table of
 literals, so it is read and nothing is executed.
@@ -7,6 +7,7 @@ literals, so it is read and nothing is executed.
 
 import ast
 import importlib.util
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from finetune_jobs.errors import MachineTrouble, UserMistake
+
+WITHOUT_BOS = ("QWenTokenizer", "QWen2Tokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast")
+"""Tokenizers that XTuner's get_bos_eos_token_ids takes for ones without bos. (It misspells Qwen2Tokenizer.)"""
+CHATGLM_BOS = (64790, 64792)
+"""[gMASK] and sop."""
 
 
 class Template(BaseModel):
@@ -56,6 +62,22 @@ def template(name: str) -> Template:
             f"{write} one of: {', '.join(sorted(_rows()))}.",
         )
     return Template(name=name, **{field.lower(): value for field, value in row.items()})
+
+
+def special_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """bos and eos as xtuner.dataset.utils.get_bos_eos_token_ids gives them; empty where the tokenizer has none."""
+    name = type(tokenizer).__name__
+    eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    if name == "ChatGLMTokenizer":
+        return CHATGLM_BOS, eos
+    if name in WITHOUT_BOS or tokenizer.bos_token_id is None:
+        return (), eos
+    return (int(tokenizer.bos_token_id),), eos
+
+
+def bos_before(bos: tuple[int, ...], text: Sequence[int]) -> tuple[int, ...]:
+    """bos, or nothing where the text's tokens begin with it: XTuner would double it."""
+    return () if tuple(text[: len(bos)]) == bos else bos
 
 
 def template_names() -> tuple[str, ...]:

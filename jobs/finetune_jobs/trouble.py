@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from finetune_jobs.errors import MachineTrouble, StageError, UserMistake, first_line
 
+GPU_OUT_OF_MEMORY = ("GpuOutOfMemory", "Give the stage a larger GPU, or one that nothing else uses.")
 OUT_OF_MEMORY = ("OutOfMemory", "Give the stage more memory.")
 DISK_FULL = ("DiskFull", "Free some space or use a larger volume; what is finished is kept.")
 TOO_MANY_FILES = ("TooManyFiles", "Raise the limit of open files (ulimit -n) where the stage runs.")
@@ -34,6 +35,7 @@ PATHS = {
 }  # fmt: skip
 """What a path brings about by how it is written: no sign of a machine in trouble."""
 TEXTS = (
+    (r"CUDA out of memory", GPU_OUT_OF_MEMORY),
     (r"can't allocate memory|Cannot allocate memory", OUT_OF_MEMORY),
     (r"No space left on device|Disk quota exceeded", DISK_FULL),
     (r"Too many open files", TOO_MANY_FILES),

@@ -14,9 +14,15 @@ Schema = dict[str, Any]
 Path = tuple[str, ...]
 MOST = 3
 """Items of a list and entries of a map that is drawn."""
-KEYS = st.sampled_from(["cpu", "memory", "nvidia.com/gpu", "a", ""])
+KEYS = st.sampled_from(["cpu", "memory", "nvidia.com/gpu", "a", "a.b/C_d", "a" * 63, "", "a b", "a..b/c", "a" * 64])
+"""Of maps, good and bad."""
 WORDS = ("a", "1", "a/b", "https://example.com/m", "a==1", "1GB", "0" * 64)
 """Of each form one."""
+RULED = {
+    "A taint that the pod accepts.": {"operator": "Exists"},
+    "An environment variable of the stage's pod.": {"value": "a"},
+}
+"""Description of an object -> what its rules ask for beside what is required."""
 FORM = re.compile(r"self\.matches\('(.*)'\)")
 """The rule that says a string's pattern."""
 
@@ -98,7 +104,7 @@ def edges(schema: Schema) -> Iterator[Any]:
             yield from ([item] * schema[limit], [item] * (schema[limit] + beyond))
     if "maxProperties" in schema:
         item, most = a_good(schema["additionalProperties"]), schema["maxProperties"]
-        yield from ({f"k{n}": item for n in range(count)} for count in (most, most + 1))
+        yield from ({f"a.b/k{n}": item for n in range(count)} for count in (most, most + 1))
 
 
 def long_text(schema: Schema, length: int) -> str:
@@ -120,5 +126,6 @@ def a_good(schema: Schema) -> Any:
         case "array":
             return [a_good(schema["items"])] * schema.get("minItems", 0)
         case "object":
-            return {name: a_good(schema["properties"][name]) for name in schema.get("required", ())}
+            required = {name: a_good(schema["properties"][name]) for name in schema.get("required", ())}
+            return required | RULED.get(schema["description"], {})
     return False

@@ -57,6 +57,16 @@ CURES = [
         '"1e-3"\n  stages: {merge: {resources: {requests: {cpu: many}}}}',
         r'requests\[cpu\]: .*write a number with a unit or without, such as "500m"',
     ),
+    (
+        '"1e-3"',
+        '"1e-3"\n  stages: {merge: {tolerations: [{key: gpu, operator: Exists, value: a}]}}',
+        r"tolerations\[0\]: .*operator: Exists compares no value; leave out value",
+    ),
+    (
+        '"1e-3"',
+        '"1e-3"\n  stages: {merge: {nodeSelector: {a b: c}}}',
+        "merge.nodeSelector: .*write a key of .* such as nvidia.com/gpu.present",
+    ),
     ("claimName: react-data", "claimName: React_Data", "claimName: .*write lower-case letters, .* such as react-data"),
     ("spec:\n", "spec:\n  evaluation: {minimumValidCalls: '1.5'}\n", 'write a fraction between "0" and "1"'),
 ]

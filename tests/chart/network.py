@@ -1,6 +1,7 @@
 """Who may talk to whom by a set of NetworkPolicies, as the Kubernetes documentation defines them.
 
-No cluster of these tests enforces NetworkPolicies; this reads them the way that one which does would.
+This reads them the way that a cluster which enforces them does, for every stage and value at once; tests/cluster sees
+some of them enforced.
 """
 
 import ipaddress

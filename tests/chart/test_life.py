@@ -83,11 +83,15 @@ def test_a_running_job_stays_through_upgrade_rollback_and_uninstall(release, clu
         before = training(cluster)
         assert installed(cluster, RELEASE, tmp_path) == "the operator serves all namespaces\n"
 
-        release.helm("upgrade", str(CHART), *said("operator.workers=4", 'image.tag="0.2.0"'))
-        assert told(cluster, RELEASE)["FINETUNE_WORKERS"] == "4"
-        assert training(cluster) == before
-        release.helm("rollback", "1")
-        assert told(cluster, RELEASE)["FINETUNE_WORKERS"] == "16"
+    # How often it is tried is the one of these that a Job which is there takes on: by it the new settings were read.
+    release.helm("upgrade", str(CHART), *said('jobs.trainerImage.tag="next"', "jobs.attempts=4"))
+    with operator_of(cluster, RELEASE, tmp_path / "upgraded"):
+        wait_for(lambda: training(cluster)["spec"]["backoffLimit"] == 3, "the training by the new settings")
+        assert training(cluster) == {**before, "spec": before["spec"] | {"backoffLimit": 3}}
+
+    release.helm("rollback", "1")
+    with operator_of(cluster, RELEASE, tmp_path / "rolled-back"):
+        wait_for(lambda: training(cluster)["spec"]["backoffLimit"] == 2, "the training by the old settings")
         assert training(cluster) == before
 
     release.helm("uninstall")
@@ -110,6 +114,16 @@ def test_without_rights_the_test_says_which_is_missing(release, cluster, tmp_pat
     notes = release.helm("install", str(CHART), *said("rbac.create=false"))
     assert f"bind the service account {NAMESPACE}/{RELEASE} to roles of your own" in notes
     assert "the operator lacks a right (leases" in installed(cluster, RELEASE, tmp_path)
+
+
+def test_a_second_operator_for_the_whole_cluster_is_refused_whatever_its_name(release, cluster):
+    release.helm("install", str(CHART))
+    second = Release(cluster, "second")
+    refused = second.helm("install", str(CHART), *said("crds.install=false"), ok=False)
+    assert 'ClusterRole "finetune-operator"' in refused
+    assert "invalid ownership metadata" in refused
+    second.helm("install", str(CHART), *said("crds.install=false", 'namespaces=["team-b"]'))
+    second.helm("uninstall")
 
 
 def test_the_operators_pod_is_let_into_a_restricted_namespace(release, cluster):

@@ -12,6 +12,7 @@ INTERNET, METADATA, API_SERVER = Peer("203.0.113.5"), Peer("169.254.169.254"), P
 DNS = Peer("10.1.0.53", "kube-system", {"k8s-app": "kube-dns"})
 STRANGER = Peer("10.1.0.9", TEAM, {"app": "notebook"})
 PROMETHEUS = Peer("10.1.0.8", "monitoring", {"app.kubernetes.io/name": "prometheus"})
+DENIAL = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 INGRESS = Peer("10.1.0.7", "ingress", {"app.kubernetes.io/name": "traefik"})
 
 
@@ -97,6 +98,15 @@ def test_pods_need_no_address_to_be_known(policies):
     ingress, dns = Peer("", INGRESS.namespace, INGRESS.labels), Peer("", DNS.namespace, DNS.labels)
     assert may_talk(policies, ingress, stage("demo"), 8501)
     assert may_talk(policies, stage("model"), dns, 53, "UDP")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_where_a_namespace_denies_by_default_a_stage_keeps_what_the_chart_opens(policies, name):
+    denied = [*policies, {"metadata": {"namespace": TEAM}, "spec": DENIAL}]
+    for receiver, port in ((DNS, 53), (INTERNET, 443), (API_SERVER, 6443), (stage("train"), 29500)):
+        assert may_talk(denied, stage(name), receiver, port) is may_talk(policies, stage(name), receiver, port)
+    assert may_talk(denied, INGRESS, stage(name), 8501) is (name == "demo")
+    assert not may_talk(denied, STRANGER, INTERNET, 443)
 
 
 def test_other_peoples_pods_are_left_alone(policies):

@@ -1,10 +1,13 @@
 """What the chart makes of its values."""
 
 import json
+import re
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
-from tests.chart.conftest import arguments_of
+from kubernetes.aio.leaderelection.electionconfig import Config
+from tests.chart.conftest import CASES, arguments_of
 from tests.chart.helm import CHART, NAMESPACE, RELEASE, ROOT, environment, helm, of_kind, only, rendered, said, template
 from tests.generated import CHART as GENERATED_FOR
 
@@ -16,9 +19,10 @@ from finetune_operator.manifests.settings import PodSettings
 FORBIDDEN_VERBS = {"*", "escalate", "bind", "impersonate"}
 
 
-def test_helm_lint_has_nothing_to_say():
+@pytest.mark.parametrize("name", CASES)
+def test_helm_lint_has_nothing_to_say(name):
     assert CHART == GENERATED_FOR
-    done = helm("lint", "--strict", str(CHART))
+    done = helm("lint", "--strict", str(CHART), *arguments_of(name))
     assert done.returncode == 0, done.stdout
     assert "[" not in done.stdout, done.stdout  # [INFO], [WARNING], [ERROR]
 
@@ -63,7 +67,7 @@ def test_what_is_said_arrives():
     assert (told.workers, told.log_format, told.lease_renew, told.port) == (4, "text", 9.5, 9090)
     assert (told.lease_name, told.own_namespace) == ("tuner", "finetune-system")
     assert told.pods.trainer_image == "registry.example.com/ai/finetune-trainer:2.0"
-    assert told.pods.demo_image == f"finetune-demo@sha256:{'2' * 64}"
+    assert told.pods.demo_image == f"registry.example.com/ai/finetune-demo@sha256:{'2' * 64}"
     assert told.pods.deadline == 30 * 24 * 3600
 
 
@@ -81,6 +85,13 @@ def test_an_image_is_named_by_tag_or_digest(values, image):
     pod = only(made, "Deployment")["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"] == image
     assert only(made, "Job")["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
+def test_one_registry_holds_for_all_images_but_those_that_name_their_own():
+    values = ('image.registry="one.example.com"', 'jobs.demoImage.registry="two.example.com"')
+    told = read_settings(environment(rendered(*said(*values)))).pods
+    assert told.trainer_image == "one.example.com/finetune-trainer:0.1.0"
+    assert told.demo_image == "two.example.com/finetune-demo:0.1.0"
 
 
 def test_one_operator_at_a_time():
@@ -142,6 +153,18 @@ def test_the_definition_is_the_one_of_the_code_and_is_kept():
         ('image.digest="latest"', "at '/image/digest': 'latest' does not match pattern"),
         ('podLabels={"a": 1}', "at '/podLabels/a': got number, want string"),
         ("metrics.podMonitor.enabled=true", "write in networkPolicy.metrics.from who Prometheus is"),
+        ("operator.leaseRenew=20", "operator.leaseRenew: in 20 s the Lease of 15 s has run out; write less than"),
+        ("operator.leaseSeconds=10", "operator.leaseRenew: in 10 s the Lease of 10 s has run out; write less than"),
+        ("operator.leaseRetry=9", "operator.leaseRetry: every 9 s is no second try in the 10 s of operator.leaseRenew"),
+        ("operator.leaseRetry=0.5", "at '/operator/leaseRetry': minimum: got 0.5, want 1"),
+        (
+            'podLabels={"app.kubernetes.io/name": "mine"}',
+            "podLabels: the Deployment knows its pods by app.kubernetes.io/name; leave it out",
+        ),
+        (
+            'podLabels={"app.kubernetes.io/component": "mine"}',
+            "podLabels: the Deployment knows its pods by app.kubernetes.io/component; leave it out",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_where_it_stands(value, sentence):
@@ -153,8 +176,15 @@ def test_a_wrong_value_is_refused_with_where_it_stands(value, sentence):
 @pytest.mark.parametrize(
     ("name", "sentences"),
     [
-        ("default", ("serves the FineTuneJobs of all namespaces", "the pods of FineTuneJobs are not yet")),
-        ("cluster-wide", ("crds.install=false", "kubectl -n default apply")),
+        (
+            "default",
+            (
+                "serves the FineTuneJobs of all namespaces",
+                "the pods of FineTuneJobs are not yet",
+                "No registry is named and no images are published",
+            ),
+        ),
+        ("cluster-wide", ("crds.install=false", "kubectl -n default apply -f examples/smollm2-react.yaml")),
         ("everything", ("serves FineTuneJobs in team-a, team-b", "kubectl -n team-a apply", "deployment/tuner")),
         ("least", ("No NetworkPolicy was made", "finetune-system/granted-elsewhere to roles of your own")),
     ],
@@ -165,6 +195,21 @@ def test_the_notes_say_what_to_do_next(name, sentences):
     assert done.returncode == 0, done.stderr
     _, _, notes = done.stdout.partition("NOTES:")
     assert [sentence for sentence in sentences if sentence not in notes] == []
+
+
+def test_the_notes_name_files_that_there_are_and_ask_for_a_registry_only_where_none_is():
+    done = helm("install", RELEASE, str(CHART), "--dry-run=client", *said('image.registry="registry.example.com/team"'))
+    _, _, notes = done.stdout.partition("NOTES:")
+    assert "No registry is named" not in notes
+    named = re.findall(r"\b(?:examples|docs)/[-\w/.]+\b", (CHART / "templates" / "NOTES.txt").read_text())
+    assert {"examples/smollm2-react.yaml", "docs/install.md"} <= set(named)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_what_the_chart_takes_of_the_lease_the_operator_takes():
+    """Its library refuses what leaves no time for a second try; the chart has to refuse that first."""
+    told = read_settings(environment(rendered(*said("operator.leaseSeconds=3", "operator.leaseRenew=2.5"))))
+    Config(SimpleNamespace(), told.lease_seconds, told.lease_renew, told.lease_retry, print, print)
 
 
 def test_a_parent_chart_may_hand_down_its_globals():

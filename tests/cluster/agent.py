@@ -32,8 +32,8 @@ class Agent:
     job: Job
     table: str = ""
     """What `kubectl get ftj -w` printed."""
-    killed_in: list[str] = field(default_factory=list)
-    """Stages in which the operator's pod was killed."""
+    killed: dict[str, str] = field(default_factory=dict)
+    """Stage -> uid of the operator's pod that was killed in it."""
     history: list[Object] = field(default_factory=list)
     """Each status."""
 
@@ -72,9 +72,8 @@ def seen(made: Agent, release: Release, status: Object) -> bool:
     """Note a status, kill the operator once in each stage; whether the job is Ready."""
     made.history.append(status)
     running = next((row["name"] for row in status.get("stages", ()) if row["state"] == "Running"), None)
-    if running is not None and running not in made.killed_in:
-        made.killed_in.append(running)
-        release.kill()
+    if running is not None and running not in made.killed:
+        made.killed[running] = release.kill()
     return bool(condition(status, "Ready").get("status") == "True")
 
 

@@ -21,7 +21,7 @@ from tests.cluster.agent import Agent, raise_agent
 from tests.cluster.index import index
 from tests.cluster.kube import Cluster, Job
 from tests.cluster.release import Release, build_images, values
-from tests.cluster.specs import FEW, LEARNS, MANY, example, rows, shelve
+from tests.cluster.specs import FEW, LEARNS, MANY, default_deny, example, rows, shelve
 from tests.kubernetes.cluster import default_folder
 from tests.kubernetes.control_plane import CONTEXT
 
@@ -112,11 +112,12 @@ def node(cluster) -> Path:
 
 
 @pytest.fixture(scope="session")
-def release(cluster) -> Release:
+def release(cluster, index_url) -> Release:
     if cluster.folder is not None:
         build_images(cluster)
     cluster.namespace(SPACE)
-    made = Release(cluster, tuple(values(SPACE)))
+    cluster.apply(default_deny(SPACE))
+    made = Release(cluster, tuple(values(SPACE, index_url)))
     made.install()
     return made
 
@@ -134,7 +135,7 @@ def index_url(cluster, test_cache) -> Iterator[str | None]:
 
 @pytest.fixture(scope="session")
 def space(cluster, release) -> str:
-    """A namespace that enforces `restricted`, with the jobs' data on a claim."""
+    """A namespace that enforces `restricted` and denies by default, with the jobs' data on a claim."""
     files = {"learns": rows(LEARNS), "few": brief_rows(FEW), "many": brief_rows(MANY)}
     shelve(cluster, SPACE, {f"{folder}/rows.jsonl": text for folder, text in files.items()})
     return SPACE

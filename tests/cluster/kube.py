@@ -95,6 +95,14 @@ class Job:
         pods = ["pods", "-l", f"finetune.dev/job={self.name}", "-n", self.namespace]
         self.cluster.kubectl("wait", "--for=delete", *pods, "--timeout=330s")
 
+    def folder(self, name: str) -> Path | None:
+        """A stage's folder on the test cluster's node; None on another cluster."""
+        if self.cluster.folder is None:
+            return None
+        digest = stage(self.status, name)["digest"]
+        (found,) = (self.cluster.folder / "volumes").glob(f"*_{self.namespace}_*/{name}/{digest}")
+        return found
+
     @property
     def status(self) -> Object:
         found: Object = self.cluster.get("ftj", self.name, "-n", self.namespace).get("status") or {}

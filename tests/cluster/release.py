@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import pytest
 from tests.chart.helm import CHART, NAMESPACE, RELEASE, helm, said
 from tests.cluster.kube import Cluster, Object
 from tests.cluster.specs import REGISTRY
+from tests.kubernetes.node import ADDRESS, PORT
 
 OPERATOR = f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component!=test"
 LEASE = {"leaseSeconds": 4, "leaseRenew": 3, "leaseRetry": 1}
@@ -31,14 +33,32 @@ def build_images(cluster: Cluster) -> None:
         pytest.exit(f"no images, with {free:.0f} GB free on the disk: {done.stderr[-3000:]}", returncode=1)
 
 
-def values(namespace: str) -> list[str]:
+def fence(index_url: str) -> Object:
+    """Values of networkPolicy that open what a job on the test cluster needs, and nothing else.
+
+    Names, the API server and the Ingress controller have the node's address, for none of them is a pod.
+    """
+    node, host, port = block(ADDRESS), block(urlsplit(index_url).hostname), urlsplit(index_url).port
+    return {
+        "apiServer": {"to": [node], "ports": [PORT]},
+        "dns": {"to": [node]},
+        "sources": {"to": [host], "ports": [port]},
+        "demo": {"from": [node]},
+    }
+
+
+def block(address: str | None) -> Object:
+    return {"ipBlock": {"cidr": f"{address}/32"}}
+
+
+def values(namespace: str, index_url: str | None) -> list[str]:
     """Arguments of helm: images that are there already, quick reports, a namespace that is fenced in."""
     image, pulled = {"registry": REGISTRY}, "Never" if REGISTRY == "localhost" else "IfNotPresent"
     settings: Object = {
         "image": image | {"pullPolicy": pulled},
         "jobs": {"trainerImage": image, "demoImage": image, "pullPolicy": pulled, "progressEvery": 1},
         "operator": LEASE,
-        "networkPolicy": {"jobNamespaces": [namespace]},
+        "networkPolicy": {"jobNamespaces": [namespace]} | (fence(index_url) if index_url else {}),
     }
     return said(*(f"{key}={json.dumps(value)}" for key, value in settings.items()))
 
@@ -69,7 +89,9 @@ class Release:
         found: list[Object] = self.cluster.get("pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
         return found
 
-    def kill(self) -> None:
-        """The operator's process is gone at once; the Deployment makes another pod."""
+    def kill(self) -> str:
+        """The operator's process is gone at once; the Deployment makes another pod. The uid of the one that was."""
+        (pod,) = (pod["metadata"] for pod in self.pods())
         now = ["--grace-period=0", "--force", "--wait=false"]
-        self.cluster.kubectl("delete", "pods", "-n", NAMESPACE, "-l", OPERATOR, *now)
+        self.cluster.kubectl("delete", "pod", pod["name"], "-n", NAMESPACE, *now)
+        return str(pod["uid"])

@@ -15,6 +15,7 @@ from finetune_jobs.contract import Stage
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "smollm2-react.yaml"
 REGISTRY = os.environ.get("REGISTRY", "localhost")
+BUSYBOX = "localhost/busybox:1"
 CLAIM = "react-data"
 LEARNS, FEW, MANY = 40, 12, 50
 """Rows, each a step: enough to learn a call by, a short course, and a course that much can happen in."""
@@ -52,29 +53,46 @@ def config_map(name: str, data: dict[str, str]) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
 
 
+def default_deny(namespace: str) -> Object:
+    """Nothing gets to or from any pod of the namespace but by other policies."""
+    spec = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    return network_policy("default-deny", namespace, spec)
+
+
+def network_policy(name: str, namespace: str, spec: Object) -> Object:
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
+
+
+def fit(container: Object, **more: Any) -> Object:
+    """A pod's spec with one container that runs once, as the `restricted` standard wants it."""
+    own = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    user = {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {
+        "automountServiceAccountToken": False,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": user,
+        "containers": [{"imagePullPolicy": "IfNotPresent", "securityContext": own} | container],
+        **more,
+    }
+
+
 def shelve(cluster: Cluster, namespace: str, files: dict[str, str]) -> None:
     """Write files, by their path, to a claim of the namespace; a pod of the trainer's image does it."""
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    own = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
     copy_all = 'cd /files; for file in */*; do mkdir -p "/data/${file%/*}"; cp "$file" "/data/$file"; done'
     keys = {path.replace("/", "--"): text for path, text in files.items()}
     items = [{"key": path.replace("/", "--"), "path": path} for path in files]
-    pod = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [{
-            "name": "shelve", "image": image("trainer"), "imagePullPolicy": "IfNotPresent",
-            "command": ["sh", "-ec", copy_all], "securityContext": own,
-            "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "files", "mountPath": "/files"}],
-        }],
-        "volumes": [
-            {"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}},
-            {"name": "files", "configMap": {"name": "files", "items": items}},
-        ],
+    container = {
+        "name": "shelve", "image": image("trainer"), "command": ["sh", "-ec", copy_all],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "files", "mountPath": "/files"}],
     }  # fmt: skip
+    volumes = [
+        {"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}},
+        {"name": "files", "configMap": {"name": "files", "items": items}},
+    ]
+    pod = fit(container, volumes=volumes)
     objects = (
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": claim},
         config_map("files", keys),

@@ -7,32 +7,23 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
+from tests.cluster.specs import BUSYBOX, fit
 from tests.kubernetes.node import ADDRESS, kubelets, wait_for
 
 pytestmark = pytest.mark.usefixtures("node")  # what another cluster does is its owner's affair
 SPACE = "restricted"
-IMAGE = "localhost/busybox:1"
 PAGE = "served from a volume"
 
 
 def pod(script: str, **more: Any) -> dict[str, Any]:
-    """A pod of the `restricted` standard that keeps its data on the claim."""
-    own = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    """A pod that keeps its data on the claim."""
     container = {
         "name": "main",
-        "image": IMAGE,
+        "image": BUSYBOX,
         "command": ["sh", "-ec", script],
-        "securityContext": own,
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }
-    return {
-        "automountServiceAccountToken": False,
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container | more],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
-    }
+    return fit(container | more, volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}])
 
 
 def named(kind: str, name: str, spec: Any, version: str = "v1") -> dict[str, Any]:

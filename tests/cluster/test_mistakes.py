@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.cluster.kube import Job, Object
+from tests.cluster.agent import pods_of_stages
+from tests.cluster.kube import Job, Object, condition, stage
 from tests.cluster.specs import CLAIM, FEW, config_map, example, rows, shelve
+from tests.kubernetes.node import wait_for
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for the images
 SPACE = "mistakes"
@@ -48,6 +50,9 @@ MISTAKES = {
     ),
     "small-volume": Mistake({"storage": {"claimName": "small"}}, "DiskFull", "use a larger volume", pods=3),
 }
+DONE = {"Succeeded", "Reused"}
+LATE = ("wrong-template", "broken-rows")
+"""Those that come as far as a finished model."""
 OWN_NODE = "small-volume"
 """Its volume is mounted by hand."""
 
@@ -123,4 +128,36 @@ def test_a_mistake_ends_in_a_condition_with_its_cure(mistaken, name):
     assert bool(failures) == bool(mistake.pods)
     for row in failures:
         assert row["attempts"] <= mistake.pods
-        assert len(job.pods(row["name"])) <= mistake.pods
+
+
+def test_no_mistake_has_made_a_storm_of_pods(mistaken):
+    """Looked at when all have failed: by then the first of them would have gone on for long."""
+    for job in mistaken.values():
+        job.until_failed()
+    for name, job in mistaken.items():
+        done = {row["name"] for row in job.status.get("stages", ()) if row["state"] in DONE}
+        pods = pods_of_stages(job)
+        assert all(pods[finished] <= 1 for finished in done), (name, pods)
+        assert sum(pods.values()) - sum(pods[finished] for finished in done) <= MISTAKES[name].pods, (name, pods)
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_was_finished_before_a_mistake_stays(mistaken, name):
+    job = mistaken[name]
+    job.until_failed()
+    assert stage(job.status, "model")["state"] in DONE
+    if folder := job.folder("model"):
+        assert (folder / "result.json").is_file()
+        assert list(folder.glob("model/*.safetensors"))
+
+
+def test_a_job_whose_mistake_is_corrected_goes_on_with_what_was_finished(mistaken):
+    job = mistaken["wrong-template"]
+    job.until_failed()
+    model, pods = stage(job.status, "model"), job.pods("model")
+    job.edit(dataset={"template": example()["dataset"]["template"]})
+    wait_for(lambda: condition(job.status, "Failed").get("status") != "True", "the edit is seen")
+    job.until_stage("dataset", "Succeeded")
+    assert stage(job.status, "model") == model
+    assert job.pods("model") == pods
+    job.delete()

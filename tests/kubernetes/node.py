@@ -1,4 +1,4 @@
-"""A whole single-node Kubernetes: control plane, scheduler, kubelet on containerd, kube-proxy, DNS, volumes, Ingress.
+"""A whole single-node Kubernetes: control plane, scheduler, kubelet on containerd, network, DNS, volumes, Ingress.
 
     python -m tests.kubernetes.node FOLDER [--keep]
 
@@ -33,8 +33,13 @@ USERS = {
     "kubelet": f"system:node:{NAME},system:node:{NAME},system:nodes",
     "kube-proxy": "system:kube-proxy,system:kube-proxy",
     "kube-scheduler": "system:kube-scheduler,system:kube-scheduler",
+    "network-policies": "network-policies,network-policies",
 }
 """Program -> the user, uid and group as which it talks to the API server."""
+QUEUE = "100"
+ASKED = (["FORWARD"], ["INPUT", "--source", PODS])
+"""Where a connection waits in the queue until network-policies lets it through: each that the node passes on, and each
+from a pod to the node. The program's own rules need an nftables expression that fewer kernels have."""
 OWN = ("/run", "/var/lib", "/var/log")
 """What the node's programs write outside their folder: each is a folder of the node's own."""
 TUNABLES = {
@@ -88,7 +93,7 @@ class Node(ControlPlane):
     port: int = PORT
 
     def settle(self) -> None:
-        """Mounts, tunables, forwarding, and the files that the programs read."""
+        """Mounts, tunables, forwarding, packet rules, and the files that the programs read."""
         run("mount", "--make-rshared", "/")
         for path in OWN:
             own = self.folder / "machine" / path.strip("/")
@@ -100,6 +105,9 @@ class Node(ControlPlane):
             file.write_text(f"{value}\n")
             bind(file, f"/proc/sys/{name}")
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        for chain in ASKED:
+            new = ["--match", "conntrack", "--ctstate", "NEW", "--jump", "NFQUEUE", "--queue-num", QUEUE]
+            run("iptables", "--wait", "--table", "mangle", "--append", *chain, *new)
         (self.folder / "cni").mkdir(exist_ok=True)
         for file in (HERE / "files").iterdir():
             target = self.folder / ("cni" if file.suffix == ".conflist" else "") / file.name
@@ -158,6 +166,7 @@ class Node(ControlPlane):
                 "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0",
                 "--conntrack-tcp-timeout-close-wait=0", "--oom-score-adj=0",
             ],
+            "network-policies": [kubeconfig, f"--hostname-override={NAME}", f"--nfqueue-id={QUEUE}", "-v=2"],
             "coredns": ["-conf", str(folder / "Corefile")],
             "local-path-provisioner": [
                 "start", "--kubeconfig", str(self.kubeconfig), "--config", str(folder / "local-path.json"),
@@ -186,7 +195,7 @@ class Node(ControlPlane):
         applied = self.kubectl("apply", "-f", str(self.folder / "objects.yaml"))
         if applied.returncode:
             raise RuntimeError(applied.stderr)
-        for name in ("coredns", "local-path-provisioner", "traefik"):
+        for name in ("network-policies", "coredns", "local-path-provisioner", "traefik"):
             self.start(name)
         wait_for(lambda: self.kubectl("get", "serviceaccount", "default").returncode == 0, "the default ServiceAccount")
         wait_for(self.has_node, "the node is there")

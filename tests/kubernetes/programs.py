@@ -38,6 +38,7 @@ SOURCES = {
     "local-path-provisioner": Source(
         "github.com/rancher/local-path-provisioner", ADDONS, "local-path-provisioner-0.0.30"
     ),
+    "network-policies": Source("./network-policies", ADDONS, "kube-network-policies-0.8.0"),
     "traefik": Source("./cmd/traefik", kept="traefik-3.7.13"),  # its pins are in the archive
 }
 

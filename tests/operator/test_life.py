@@ -254,6 +254,19 @@ def test_a_demo_alone_that_is_edited_finds_its_request(cluster, play):
     assert "Another heading" in cluster.get("configmap", wanted, "-n", LIFE)["data"]["demo.json"]
 
 
+def test_a_demo_of_no_pods_is_not_available_and_opens_again(cluster, play):
+    play("closed")
+    cluster.submit(LIFE, "closed")
+    cluster.wait(LIFE, "closed", "DemoAvailable")
+    cluster.edit(LIFE, "closed", demo={"replicas": 0})
+    wait_for(lambda: cluster.condition(LIFE, "closed", "DemoAvailable").get("reason") == "ScaledToZero")
+    assert cluster.condition(LIFE, "closed", "DemoAvailable")["status"] == "False"
+    assert cluster.wait(LIFE, "closed")
+    assert "demo" not in cluster.status(LIFE, "closed")
+    cluster.edit(LIFE, "closed", demo={"replicas": 1})
+    assert cluster.wait(LIFE, "closed", "DemoAvailable")["reason"] == "Available"
+
+
 def test_an_http_route_opens_the_demo_and_follows_the_spec(cluster, play):
     play("routed")
     route = {"parentRefs": [{"name": "gateway", "namespace": "front"}], "hostnames": ["agent.example.com"]}

@@ -63,6 +63,7 @@ ENDS = [
     (OSError(errno.ENOSPC, "No space left on device", "file"), ExitCode.MACHINE_TROUBLE, "DiskFull"),
     (PermissionError(errno.EACCES, "Permission denied", "file"), ExitCode.USER_MISTAKE, "NoPermission"),
     (MemoryError(), ExitCode.MACHINE_TROUBLE, "OutOfMemory"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), ExitCode.MACHINE_TROUBLE, "GpuOutOfMemory"),
     (SystemExit(0), ExitCode.MACHINE_TROUBLE, "Unforeseen"),
     (ValueError("x" * 9000), ExitCode.MACHINE_TROUBLE, "Unforeseen"),
 ]

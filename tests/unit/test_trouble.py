@@ -26,6 +26,7 @@ TROUBLES = [
     (of_number(errno.EMFILE), "TooManyFiles"),
     (of_number(errno.ECONNRESET), "SystemFailed"),
     (MemoryError(), "OutOfMemory"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity"), "GpuOutOfMemory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "OutOfMemory"),
     (Exception("No space left on device (os error 28)"), "DiskFull"),
     (OSError("libgomp.so.1: cannot open shared object file: No such file or directory"), "ImageIncomplete"),

@@ -18,10 +18,32 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "finetune-operator.selector" . }}
 {{- end }}
 
-{{/* Of an image's values and the chart: what a container's image field says. */}}
+{{/* The labels by which the Deployment knows its pods. */}}
+{{- define "finetune-operator.podSelector" -}}
+{{ include "finetune-operator.selector" . }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{/* Refuses values that don't fit each other, which the schema can't say. */}}
+{{- define "finetune-operator.fitting" -}}
+{{- $said := .Values.operator }}
+{{- if ge (float64 $said.leaseRenew) (float64 $said.leaseSeconds) }}
+{{- fail (printf "operator.leaseRenew: in %v s the Lease of %v s has run out; write less than operator.leaseSeconds" $said.leaseRenew $said.leaseSeconds) }}
+{{- end }}
+{{- if le (float64 $said.leaseRenew) (mulf 1.2 $said.leaseRetry) }}
+{{- fail (printf "operator.leaseRetry: every %v s is no second try in the %v s of operator.leaseRenew; write less than operator.leaseRenew / 1.2" $said.leaseRetry $said.leaseRenew) }}
+{{- end }}
+{{- range $label, $_ := include "finetune-operator.podSelector" . | fromYaml }}
+{{- if hasKey $.Values.podLabels $label }}
+{{- fail (printf "podLabels: the Deployment knows its pods by %s; leave it out" $label) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Of an image's values, the chart and the registry of all its images: what a container's image field says. */}}
 {{- define "finetune-operator.image" -}}
 {{- with .image -}}
-{{- if .registry }}{{ .registry }}/{{ end }}{{ .repository }}
+{{- with .registry | default $.registry }}{{ . }}/{{ end }}{{ .repository }}
 {{- if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.chart.AppVersion }}{{ end }}
 {{- end }}
 {{- end }}
@@ -43,7 +65,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- range $key, $value := .Values.jobs }}
 - name: FINETUNE_POD_{{ $key | snakecase | upper }}
   {{- if kindIs "map" $value }}
-  value: {{ include "finetune-operator.image" (dict "image" $value "chart" $.Chart) }}
+  value: {{ include "finetune-operator.image" (dict "image" $value "chart" $.Chart "registry" $.Values.image.registry) }}
   {{- else }}
   value: {{ include "finetune-operator.text" $value }}
   {{- end }}

@@ -7,12 +7,7 @@ encoding of the whole text can cut differently at the seams, so the pieces are k
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
-from finetune_jobs.templates import Template
-
-CHATGLM_START = [64790, 64792]
-"""[gMASK] and sop, which XTuner writes for this tokenizer."""
-WITHOUT_BOS = ("QWenTokenizer", "QWen2Tokenizer", "Qwen2TokenizerFast")
-"""Tokenizer classes before which XTuner writes no beginning-of-sequence token."""
+from finetune_jobs.templates import Template, bos_before, special_ids
 
 
 class Message(TypedDict):
@@ -60,28 +55,19 @@ def prompt_text(template: Template, messages: Sequence[Message]) -> str:
 
 def prompt_tokens(tokenizer: Any, template: Template, messages: Sequence[Message]) -> list[int]:
     """Token ids up to where the model answers; the last message is the user's or the system's."""
-    start = beginning(tokenizer)
-    end = [] if template.suffix_as_eos or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    tokens = list(start)
+    bos, eos = special_ids(tokenizer)
+    end = () if template.suffix_as_eos else eos
+    tokens: list[int] = []
     for number, turn in enumerate(turns(messages), start=1):
-        if number > 1 and end:
-            tokens += start  # as encode_fn does after each end-of-sequence token
         before, answer, separator = _pieces(template, turn, number)
-        tokens += tokenizer.encode(before, add_special_tokens=False)
+        given = tokenizer.encode(before, add_special_tokens=False)
+        if number == 1 or end:  # as encode_fn does after each end-of-sequence token
+            tokens += bos_before(bos, given)
+        tokens += given
         if turn["answer"] is not None:
-            tokens += tokenizer.encode(answer, add_special_tokens=False) + end
+            tokens += [*tokenizer.encode(answer, add_special_tokens=False), *end]
             tokens += tokenizer.encode(separator, add_special_tokens=False) if separator else []
     return tokens
-
-
-def beginning(tokenizer: Any) -> list[int]:
-    """Tokens before a conversation, by ``xtuner.dataset.utils.get_bos_eos_token_ids``."""
-    name = type(tokenizer).__name__
-    if name == "ChatGLMTokenizer":
-        return CHATGLM_START
-    if name in WITHOUT_BOS or tokenizer.bos_token_id is None:
-        return []
-    return [tokenizer.bos_token_id]
 
 
 def _pieces(template: Template, turn: Turn, number: int) -> tuple[str, str, str]:

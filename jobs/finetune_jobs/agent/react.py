@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any
 
 from lagent.actions import ActionExecutor
@@ -21,12 +22,14 @@ from lagent.schema import ActionReturn, ActionStatusCode, ActionValidCode
 from finetune_jobs.agent.engine import Engine, Sampling
 from finetune_jobs.agent.prompt import Message
 from finetune_jobs.agent.tools import make_executor
-from finetune_jobs.errors import UserMistake
+from finetune_jobs.errors import UserMistake, first_line
 
 log = logging.getLogger(__name__)
 
 MAX_TURN = 4
 """Model calls for one question, as lagent's own default."""
+PLACES = ("tool_description", "action_names", "thought", "action", "action_input", "response", "finish")
+"""What lagent fills into a call protocol."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,26 @@ class Protocol(ReActProtocol):  # type: ignore[misc]
         return dict(super().format_response(action_return), role="user")
 
 
+def check_call_protocol(text: str) -> None:
+    """Refuse what `str.format` does beyond filling in: a visitor's {thought:>150000000} would take 150 MB."""
+    try:
+        for _, name, spec, conversion in Formatter().parse(text):
+            if name is not None and (name not in PLACES or spec or conversion):
+                written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                raise _unfit(repr(written))
+    except ValueError as error:
+        raise _unfit(str(error)) from None
+
+
+def _unfit(place: str) -> UserMistake:
+    *most, last = (f"{{{name}}}" for name in PLACES)
+    return UserMistake(
+        "CallProtocolInvalid",
+        f"The call protocol has a place that nothing fills: {first_line(place)}.",
+        f"Use only {', '.join(most)} and {last}; write {{{{ and }}}} for braces.",
+    )
+
+
 @dataclass
 class Agent:
     """An engine with tools and prompts, for any number of questions.
@@ -110,22 +133,14 @@ class Agent:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
+        check_call_protocol(self.call_protocol)
         self.protocol = Protocol(call_protocol=self.call_protocol, force_stop=self.force_stop)
         self.executor = make_executor(self.tools)
-        self.messages("")
 
     def messages(self, question: str, history: Sequence[Message] = ()) -> list[Message]:
         """What the model is given first: system prompt, history, question."""
         asked = [*history, Message(role="user", content=question)]
-        try:
-            return list(self.protocol.format(chat_history=[], inner_step=asked, action_executor=self.executor))
-        except (KeyError, IndexError, ValueError) as error:
-            raise UserMistake(
-                "CallProtocolInvalid",
-                f"The call protocol has a place that nothing fills: {error}.",
-                "Use only {tool_description}, {action_names}, {thought}, {action}, {action_input}, {response} and "
-                "{finish}; write {{ and }} for braces.",
-            ) from None
+        return list(self.protocol.format(chat_history=[], inner_step=asked, action_executor=self.executor))
 
     def read(self, text: str) -> Call | NoAction | Answer:
         """What lagent's parser makes of one text of the model."""

@@ -7,6 +7,7 @@ list but makes a token could stand side by side only on the way to that token, a
 """
 
 import json
+import logging
 import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -18,6 +19,8 @@ from tiktoken import Encoding
 from tokenizers import Tokenizer, models
 
 from finetune_jobs.splits import DIGITS_GPT2_SPLIT, GPT2_SPLIT, LLAMA3_SPLIT, QWEN2_SPLIT
+
+log = logging.getLogger(__name__)
 
 SEPARATOR = "\ufdd0"
 """Ends each text. Unicode promises that it never becomes a character, so no text that is taken has it."""
@@ -51,11 +54,15 @@ class BytePairs:
 
     def __call__(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32] | None]:
         """None for a text whose ids may differ: one with characters younger than this Python's Unicode tables, not
-        normalised, or with a byte that the vocabulary lacks."""
+        normalised, or with a byte that the vocabulary lacks; for all where one is too much for tiktoken."""
         taken = [self.takes(text) for text in texts]
         # One call for all: between two calls a thread would wait for its turn in Python.
         joint = "".join((text if good else "") + SEPARATOR for text, good in zip(texts, taken, strict=True))
-        ids = self.encoding.encode_to_numpy(joint, allowed_special="all").astype(np.int32)
+        try:
+            ids = self.encoding.encode_to_numpy(joint, allowed_special="all").astype(np.int32)
+        except ValueError as error:  # its regular expressions give up on a million blanks in a row
+            log.info("tokenising %d texts by tokenizers: %s", len(texts), error)
+            return [None] * len(texts)
         found: list[npt.NDArray[np.int32] | None] = []
         start = 0
         for good, end in zip(taken, np.flatnonzero(ids == self.separator).tolist(), strict=True):

@@ -17,16 +17,13 @@ import numpy.typing as npt
 from finetune_jobs.dataset.byte_pairs import BytePairs, Different
 from finetune_jobs.dataset.conversation import Conversation, NotUnderstood, Turn
 from finetune_jobs.errors import UserMistake, first_line
-from finetune_jobs.templates import Template
+from finetune_jobs.templates import Template, bos_before, special_ids
 from finetune_jobs.trouble import trouble_in
 
 log = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
 """torch's and XTuner's label of a token without loss."""
-WITHOUT_BOS = ("QWenTokenizer", "QWen2Tokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast")
-"""Tokenizers that XTuner's get_bos_eos_token_ids takes for ones without bos. (It misspells Qwen2Tokenizer.)"""
-CHATGLM_BOS = (64790, 64792)
 
 Array: TypeAlias = npt.NDArray[np.int32]
 Batch = Callable[[list[str]], list[Array]]
@@ -80,17 +77,6 @@ def load_vocabulary(folder: Path) -> Vocabulary:
         ) from None
     bos, eos = special_ids(tokenizer)
     return Vocabulary(batch_encoder(tokenizer), bos, eos, len(tokenizer), type(tokenizer).__name__)
-
-
-def special_ids(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """bos and eos as xtuner.dataset.utils.get_bos_eos_token_ids gives them; empty where the tokenizer has none."""
-    name = type(tokenizer).__name__
-    eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
-    if name == "ChatGLMTokenizer":
-        return CHATGLM_BOS, eos
-    if name in WITHOUT_BOS or tokenizer.bos_token_id is None:
-        return (), eos
-    return (int(tokenizer.bos_token_id),), eos
 
 
 def batch_encoder(tokenizer: Any) -> Batch:
@@ -182,7 +168,7 @@ class Encoder:
         needs_bos = True
         for number, turn in enumerate(conversation.turns):
             before, answer = ids[2 * number], ids[2 * number + 1]
-            bos = self.bos(before) if needs_bos else ()
+            bos = bos_before(self.vocabulary.bos, before) if needs_bos else ()
             given = ~np.concatenate([np.array(bos, np.int32), before])
             said = np.concatenate([answer, eos])
             pieces += [given, said if turn.loss else ~said, sep]
@@ -203,8 +189,4 @@ class Encoder:
     def writes_bos(self) -> bool:
         """Whether the template's own text begins with bos."""
         start = self.vocabulary.batch([self.input_text(Turn("", "", "", loss=True), 1)])[0]
-        return bool(self.vocabulary.bos) and self.bos(start) == ()
-
-    def bos(self, before: Array) -> tuple[int, ...]:
-        bos = self.vocabulary.bos
-        return () if tuple(before[: len(bos)]) == bos else bos
+        return bool(self.vocabulary.bos) and bos_before(self.vocabulary.bos, start) == ()

@@ -23,6 +23,8 @@ LOADING_SECONDS = 1.0
 USUAL = Sampling(max_new_tokens=128)
 """Enough for a call or a short answer; a small model on a CPU writes some ten tokens a second."""
 USUAL_TURNS = 3
+PROMPT_CHARACTERS = 4000
+"""The longest text that a visitor may write; lagent's own call protocol has some 800."""
 EXAMPLES = (
     "Please help me search the InternLM2 Technical Report.",
     "Find papers about sparse attention.",
@@ -43,7 +45,7 @@ class Options:
 
     def agent(self, slot: Slot) -> Agent:
         if slot.engine is None:
-            raise MachineTrouble("ModelNotLoaded", slot.error or "The model is not loaded.", "See the demo's log.")
+            raise slot.failure or MachineTrouble("ModelNotLoaded", "The model is not loaded.", "See the demo's log.")
         return Agent(slot.engine, self.tools, self.max_turn, self.call_protocol, self.force_stop, self.sampling)
 
 
@@ -71,7 +73,7 @@ def show() -> None:
     options = sidebar(settings, talk)
     answers = st.container()
     # Read before anything draws itself anew, which would lose a question that came with this very run.
-    asked = st.chat_input("Ask both models one question", disabled=talk.running, max_chars=4000)
+    asked = st.chat_input("Ask both models one question", disabled=talk.running, max_chars=PROMPT_CHARACTERS)
     asked = asked or (None if talk.exchanges else examples())
     if asked:
         talk.ask(asked, options.agent, remember=options.remember)
@@ -123,8 +125,12 @@ def sampling_settings() -> Sampling:
 
 def prompts() -> tuple[str, str]:
     with st.expander("Prompts"):
-        protocol = st.text_area("Call protocol", CALL_PROTOCOL_EN, height=360, key="call_protocol")
-        stop = st.text_area("Force-stop prompt", FORCE_STOP_PROMPT_EN, height=90, key="force_stop")
+        protocol = st.text_area(
+            "Call protocol", CALL_PROTOCOL_EN, height=360, max_chars=PROMPT_CHARACTERS, key="call_protocol"
+        )
+        stop = st.text_area(
+            "Force-stop prompt", FORCE_STOP_PROMPT_EN, height=90, max_chars=PROMPT_CHARACTERS, key="force_stop"
+        )
     return protocol, stop
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_jobs.demo.settings import Side, read_settings
+from finetune_jobs.errors import MachineTrouble, StageError, first_line
+from finetune_jobs.trouble import trouble_in
 
 if TYPE_CHECKING:  # torch comes with the first load, not with the page
     from finetune_jobs.agent.engine import Engine
@@ -22,9 +24,9 @@ class Slot:
     folder: Path
     template: str
     ready: threading.Event = field(default_factory=threading.Event)
-    """Set when `engine` or `error` is there."""
+    """Set when `engine` or `failure` is there."""
     engine: "Engine | None" = None
-    error: str | None = None
+    failure: StageError | None = None
 
     def load(self) -> None:
         from finetune_jobs.agent.engine import Engine
@@ -33,8 +35,19 @@ class Slot:
             self.engine = Engine(self.folder, self.template)
         except Exception as error:
             log.exception("%s can't be loaded", self.folder)
-            self.error = f"The model can't be loaded: {error}"
+            self.failure = not_loaded(error)
         self.ready.set()
+
+
+def not_loaded(error: Exception) -> StageError:
+    """Why a model that was merged and checked can't be loaded here."""
+    if isinstance(error, StageError):
+        return error
+    return trouble_in(error) or MachineTrouble(
+        "ModelNotLoaded",
+        f"The model can't be loaded: {type(error).__name__}: {first_line(error).removesuffix('.')}.",
+        "See the traceback in the demo's log.",
+    )
 
 
 class Shelf:
@@ -48,6 +61,14 @@ class Shelf:
         """Start loading in the background; the second call and later ones do nothing."""
         if self._begun.acquire(blocking=False):
             threading.Thread(target=self._load_all, name="load", daemon=True).start()
+
+    def wait(self) -> StageError | None:
+        """Until all are loaded, or the first can't be: why."""
+        for slot in self.slots.values():
+            slot.ready.wait()
+            if slot.failure is not None:
+                return slot.failure
+        return None
 
     def _load_all(self) -> None:
         for slot in self.slots.values():

@@ -27,6 +27,7 @@ from finetune_jobs.contract import (
     TrainResult,
 )
 from finetune_jobs.json_lines import whole_lines
+from finetune_jobs.sources.token import masked
 
 HISTOGRAM_FILE = "histogram.png"
 """The dataset stage's picture of conversation lengths."""
@@ -123,9 +124,9 @@ def transcripts_of(folder: Path | None) -> list[list[dict[str, Any]]]:
 
 
 def model_card_of(folder: Path | None) -> str | None:
-    """The merged model's README.md without its front matter."""
+    """The merged model's README.md without its front matter; cards were written with whole URLs once."""
     path = folder / MERGED_FOLDER / "README.md" if folder else None
     if path is None or not path.exists():
         return None
-    text = path.read_text(encoding="utf-8")
+    text = masked(path.read_text(encoding="utf-8"))
     return text.split("\n---\n", 1)[1] if text.startswith("---\n") and "\n---\n" in text else text

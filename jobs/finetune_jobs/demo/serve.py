@@ -1,5 +1,6 @@
 """The demo stage: checks what the page needs, then serves it until asked to stop."""
 
+import json
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from finetune_jobs.agent.tools import make_executor
 from finetune_jobs.contract import (
@@ -20,7 +22,7 @@ from finetune_jobs.contract import (
     Stage,
 )
 from finetune_jobs.demo.settings import VARIABLE, Settings, Side
-from finetune_jobs.errors import MachineTrouble, UserMistake
+from finetune_jobs.errors import MachineTrouble, UserMistake, of_told
 from finetune_jobs.room import Room
 from finetune_jobs.templates import template
 
@@ -38,7 +40,7 @@ def run(request: DemoRequest, room: Room) -> DemoResult:
     """Serve until SIGTERM or SIGINT; the page is open when /_stcore/health answers.
 
     Raises UserMistake for a missing input, an unknown template or tool and a port in use; MachineTrouble when the
-    server ends by itself.
+    server ends by itself, such as by weights that can't be loaded where they are first (DEMO_LOAD_FIRST_VARIABLE).
     """
     settings = settings_of(request, room)
     template(settings.template)
@@ -102,14 +104,19 @@ def thread_settings(models: int) -> Mapping[str, str]:
 
 def serve(address: list[str], environment: Mapping[str, str]) -> None:
     """Run the server until it is asked to stop through this process."""
-    command = [sys.executable, "-m", "finetune_jobs.demo.server", *address, str(os.getpid())]
-    with subprocess.Popen(command, env=dict(environment), cwd=Path.home()) as server:
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:
-            log.info("asked to stop")
-            stop(server)
-            return
+    with TemporaryFile() as told:
+        command = [sys.executable, "-m", "finetune_jobs.demo.server", *address, str(os.getpid()), str(told.fileno())]
+        with subprocess.Popen(command, env=dict(environment), cwd=Path.home(), pass_fds=[told.fileno()]) as server:
+            try:
+                code = server.wait()
+            except KeyboardInterrupt:
+                log.info("asked to stop")
+                stop(server)
+                return
+        told.seek(0)
+        said = told.read()
+    if said:
+        raise of_told(json.loads(said))
     if code != -signal.SIGTERM:
         raise MachineTrouble("DemoEnded", f"The demo's server ended by itself with code {code}.", "See the log above.")
 

@@ -119,7 +119,8 @@ class Exam:
         for number, events in zip(self.followed, found, strict=True):
             end = events[-1]
             steps = end.steps if isinstance(end, Answer) else ()
-            completed[number] = replace(verdicts[number], finished=is_finished(events), steps=steps)
+            finished = is_finished(self.prompts[number], events)
+            completed[number] = replace(verdicts[number], finished=finished, steps=steps)
         return completed
 
     def say(self, name: str, more: int) -> None:

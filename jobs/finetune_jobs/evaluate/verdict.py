@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from finetune_jobs.agent.prompt import Message
-from finetune_jobs.agent.react import Answer, Call, NoAction
+from finetune_jobs.agent.react import Answer, Call, NoAction, Observation
 from finetune_jobs.contract import Prompt, Rates
 
 
@@ -22,7 +23,7 @@ class Verdict:
     direct: bool | None = None
     """A final answer without a call; None where a tool is needed."""
     finished: bool | None = None
-    """Call, observation, final answer; None where the turn was not followed."""
+    """Right call, what the tool found, final answer; None where the turn was not followed."""
     steps: tuple[Message, ...] = ()
     """The whole turn, where it was followed."""
 
@@ -31,11 +32,16 @@ def judge(prompt: Prompt, text: str, read: Call | NoAction | Answer) -> Verdict:
     """`read` is what lagent's parser made of `text`, the model's first answer."""
     if prompt.tool is None:
         return Verdict(prompt, text, direct=isinstance(read, Answer) and bool(read.text))
-    valid = isinstance(read, Call) and read.error is None and read.name == prompt.tool
+    valid = is_right(prompt, read)
     if not prompt.arguments:
         return Verdict(prompt, text, valid)
     exact = valid and isinstance(read, Call) and _same(prompt.arguments, read.arguments or {})
     return Verdict(prompt, text, valid, exact)
+
+
+def is_right(prompt: Prompt, event: object) -> bool:
+    """A call of the prompt's tool that this can take."""
+    return isinstance(event, Call) and event.error is None and event.name == prompt.tool
 
 
 def _same(wanted: dict[str, str], given: dict[str, object]) -> bool:
@@ -47,11 +53,14 @@ def _plain(value: object) -> str:
     return "".join(str(value).casefold().split())
 
 
-def is_finished(events: Sequence[object]) -> bool:
-    """A turn's events: a call that the tool took, its observation, and at the end an answer of the model's own."""
-    called = any(isinstance(event, Call) and event.error is None for event in events)
+def is_finished(prompt: Prompt, events: Sequence[object]) -> bool:
+    """A turn's events: a right call, an observation that is no failure, and at the end an answer of the model's own."""
+    found = any(
+        is_right(prompt, event) and isinstance(seen, Observation) and not seen.failed
+        for event, seen in pairwise(events)
+    )
     last = events[-1] if events else None
-    return called and isinstance(last, Answer) and last.finished and bool(last.text)
+    return found and isinstance(last, Answer) and last.finished and bool(last.text)
 
 
 def rates(verdicts: Sequence[Verdict]) -> Rates:

@@ -23,6 +23,7 @@ from finetune_jobs.contract import (
 )
 from finetune_jobs.merge.plan import Plan
 from finetune_jobs.room import Room, read_record
+from finetune_jobs.sources.token import masked
 
 BAR = 40
 """Characters of the longest bar in the loss curve."""
@@ -112,14 +113,14 @@ def origin(record: Record) -> str:
 
 
 def say_source(source: Source) -> str:
-    """The source as it was written, without the names of secrets."""
+    """The source as it was written, without the names of secrets, and without what a URL holds of them."""
     for kind in Source.KINDS:
         given = getattr(source, kind)
         if given is not None:
             fields = given.model_dump(mode="json", by_alias=True, exclude={"token_secret_ref"}, exclude_none=True)
             said = " ".join(f"{name}={value}" for name, value in fields.items() if value != "")
             sha256 = f", sha256 `{source.sha256}`" if source.sha256 else ""
-            return f"{kind.replace('_f', 'F')}: {said}{sha256}"
+            return f"{kind.replace('_f', 'F')}: {masked(said)}{sha256}"
     raise ValueError("a source without a kind")
 
 

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from finetune_jobs.contract import MODEL_FOLDER, ModelRequest, ModelResult
-from finetune_jobs.model import assemble, convert_gguf, convert_pickle, licence, names, tokenizer, weights
+from finetune_jobs.model import assemble, convert_gguf, convert_pickle, licence, names, own_code, tokenizer, weights
 from finetune_jobs.room import Room, write_atomically
 from finetune_jobs.sources import Fetched, fetch
 from finetune_jobs.sources.digests import Meter, folder_sha256, sha256_of_file
@@ -30,6 +30,7 @@ def run(request: ModelRequest, room: Room) -> ModelResult:
     fetched = fetch(
         request.source, room, room.out / DOWNLOAD, patterns=names.wanted(request.allow_pickle),
         accept=lambda there, others: names.refuse(there, others, allow_pickle=request.allow_pickle),
+        narrow=names.needed,
     )  # fmt: skip
     folder = room.out / MODEL_FOLDER
     found = laid_out(fetched, folder, request, room)
@@ -37,6 +38,7 @@ def run(request: ModelRequest, room: Room) -> ModelResult:
     shards = weights.read_shards(folder)
     architecture = weights.check_architecture(folder, config, shards)
     tokenizer.check(folder, weights.embedding_rows(shards, config))
+    own_code.forgo(folder)
     sums = sha256sums(folder, room)
     write_atomically(room.out / SUMS_FILE, "".join(f"{sums[name]}  {name}\n" for name in sums))
     shutil.rmtree(room.out / DOWNLOAD)

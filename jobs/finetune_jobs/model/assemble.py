@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from finetune_jobs.model import names
-from finetune_jobs.sources.files import matches, walk
+from finetune_jobs.room import write_atomically
+from finetune_jobs.sources.files import walk, wanted
 
 READABLE = 0o644
 
@@ -16,11 +17,16 @@ def lay_out(fetched: Path, folder: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     draft.chmod(0o755)
-    for name in walk(fetched):
-        if any(matches(name, pattern) for pattern in names.wanted(allow_pickle=True)):
-            lay(fetched / name, draft / name)
+    for name in names.needed(wanted(walk(fetched), names.wanted(allow_pickle=True))):
+        lay(fetched / name, draft / name)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """By rename: the file may be a link to a volume, which is not ours to change."""
+    write_atomically(path, text)
+    path.chmod(READABLE)
 
 
 def lay(file: Path, target: Path) -> None:

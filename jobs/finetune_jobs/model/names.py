@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from finetune_jobs.errors import UserMistake
-from finetune_jobs.sources.files import is_pickle
+from finetune_jobs.sources.files import is_pickle, matches
 
 WANTED = (
     "*.safetensors", "*.gguf", "*.json", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt",
     "README.md", "LICENSE*", "LICENCE*", "NOTICE*",
 )  # fmt: skip
 """At the root of the source. No *.py: a model's own code is never run."""
+COPIES = ("*.gguf", "consolidated*.safetensors")
+"""The same weights in another form, where they lie beside those that transformers loads."""
+LOADED = "model*.safetensors"
 PICKLED = ("*.bin", "*.pth")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
 ADAPTER = "adapter_config.json"
@@ -18,6 +21,12 @@ ADAPTER = "adapter_config.json"
 
 def wanted(allow_pickle: bool) -> tuple[str, ...]:
     return WANTED + (PICKLED if allow_pickle else ())
+
+
+def needed(names: Sequence[str]) -> list[str]:
+    """The names without copies of the weights."""
+    copies = COPIES if any(matches(name, LOADED) for name in names) else ()
+    return [name for name in names if not any(matches(name, pattern) for pattern in copies)]
 
 
 def refuse(there: Sequence[str], others: Sequence[str], *, allow_pickle: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jobs.errors import UserMistake, first_line
-from finetune_jobs.room import write_atomically
+from finetune_jobs.model.assemble import rewrite
 from finetune_jobs.trouble import trouble_in
 
 log = logging.getLogger(__name__)
@@ -123,9 +123,7 @@ def forgo_bos(folder: Path, tokenizer: Any) -> None:
     if not same:
         log.warning("bos %r opens every message; XTuner will write it twice at the beginning", tokenizer.bos_token)
         return
-    # by rename: the file may be a link to a volume, which is not ours to change
-    write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    path.chmod(0o644)
+    rewrite(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     log.info(
         "bos %r opens every message: the tokenizer is now a %s, so that XTuner adds no second",
         tokenizer.bos_token,

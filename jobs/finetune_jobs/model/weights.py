@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_jobs.errors import UserMistake, first_line
+from finetune_jobs.model.own_code import NAMED_BY
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -22,6 +23,7 @@ BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
     "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8,
 }  # fmt: skip
+OWN_CODE = f"the model needs Python code of its own ({NAMED_BY}), which is not run."
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight")
 
@@ -170,7 +172,7 @@ def check_architecture(folder: Path, config: Mapping[str, Any], shards: Shards) 
         raise UserMistake(
             "ArchitectureUnknown",
             f"transformers builds no chat model from config.json (model_type {config['model_type']!r}): "
-            f"{first_line(error)}",
+            + (OWN_CODE if NAMED_BY in config else first_line(error)),
             "Use a causal language model that transformers knows without code of the model's own.",
         ) from None
     compare(model, all_tensors(shards))

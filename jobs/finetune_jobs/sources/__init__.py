@@ -6,6 +6,7 @@ last, so that whatever `fetch` returns is whole.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def fetch(
     *,
     patterns: Sequence[str] = (),
     accept: Callable[[Sequence[str], Sequence[str]], None] | None = None,
+    narrow: Callable[[Sequence[str]], list[str]] = list,
 ) -> Fetched:
     """Bring the source's files to the folder `into` and return what came.
 
@@ -45,24 +47,36 @@ def fetch(
     interrupted goes on where it stopped. Bytes are reported as progress in MB.
 
     `accept` gets the wanted names and the other names of a folder before its first byte is brought,
-    and raises to refuse them.
+    and raises to refuse them. `narrow` gets the names that fit the patterns and gives back those that are needed.
+    Where the source says its SHA-256, which is that of all its files, all are brought.
 
     Raises UserMistake (what the source names isn't there, may not be read, or has another SHA-256)
     and MachineTrouble (network, disk space).
     """
     into.mkdir(parents=True, exist_ok=True)
     if source.sha256 is not None:
-        patterns = ()
+        patterns, narrow = (), list
     known = read_note(source, into, patterns)
     if known is not None:
         log.info("taken from an earlier run: %s", known.description)
         return known
     kind = next(name for name in Source.KINDS if getattr(source, name) is not None)
-    fetched = KINDS[kind](source, room, into, Selection(tuple(patterns), accept))
+    fetched = KINDS[kind](source, room, into, Selection(tuple(patterns), accept, narrow))
+    keep_only(into, fetched.names)
     if source.sha256 is not None:
         check_sha256(source.sha256, fetched, room)
     write_note(source, into, patterns, fetched)
     return fetched
+
+
+def keep_only(into: Path, names: Sequence[str]) -> None:
+    """Remove what else an earlier attempt brought: of an older commit, before a branch moved on."""
+    known = set(names)
+    for parent, folders, files in os.walk(into):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for path in (Path(parent) / name for name in (*files, *links)):
+            if str(path.relative_to(into)) not in known:
+                path.unlink()
 
 
 def check_sha256(expected: str, fetched: Fetched, room: Room) -> None:

@@ -19,6 +19,8 @@ class Fetched:
     """The one file that the source names, or the folder with its files."""
     description: str
     """One line that a person can read: huggingFace owner/name at 5f0b02c."""
+    names: tuple[str, ...] = ()
+    """What came, by its path in the folder that it was brought to; not told of an earlier fetch."""
     revision: str | None = None
     """The commit or version that the source meant."""
     license: str | None = None

@@ -58,10 +58,12 @@ class Selection:
     patterns: tuple[str, ...] = ()
     accept: Callable[[Sequence[str], Sequence[str]], None] | None = None
     """Gets the wanted names and the others before the first byte is brought; raises to refuse them."""
+    narrow: Callable[[Sequence[str]], list[str]] = list
+    """What is needed of the wanted names."""
 
     def choose(self, there: Sequence[str], description: str) -> tuple[list[str], tuple[str, ...]]:
         """The wanted names and the others, a thousand at most. Raises UserMistake when nothing is wanted."""
-        names = wanted(there, self.patterns)
+        names = self.narrow(wanted(there, self.patterns))
         known = set(names)
         others = tuple(name for name in there if name not in known)[:1000]
         if not names:

@@ -12,9 +12,8 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,22 +21,26 @@ from urllib.parse import urlsplit
 from finetune_jobs.contract import GitSource, Source
 from finetune_jobs.errors import MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room
+from finetune_jobs.sources import programs
 from finetune_jobs.sources.arrival import Watching, folder_bytes
 from finetune_jobs.sources.digests import Meter, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched
 from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
-from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token
+from finetune_jobs.sources.token import TOKEN_CURE, TOKEN_FILE, access_token, masked
 
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:.+\n)*?oid sha256:([0-9a-f]{64})\nsize (\d+)\n"
 )
 POINTER_BYTES = 1024
 """A pointer is shorter than this, says git-lfs's specification."""
+LONG = {"ls-remote", "fetch", "lfs", "checkout"}
+"""Commands of git that can take more than a moment."""
+ARGUMENT_BYTES = 100_000
+"""Linux takes 128 KiB at most (MAX_ARG_STRLEN)."""
 REFUSED = "FINETUNE_TOKEN_REFUSED"
 TOKEN_HELPER = (
     f'!f() {{ case "$1" in erase) touch "${REFUSED}" ;; '
@@ -85,8 +88,9 @@ class Checkout:
             **configuration(self.asked, os.environ), REFUSED: str(self.git_folder / "token-refused"),
         }  # fmt: skip
         Path(environment[REFUSED]).unlink(missing_ok=True)
+        tethered = not LONG.isdisjoint(arguments)
         try:
-            done = subprocess.run(command, capture_output=True, env=environment, cwd=self.tree, check=False)
+            done = programs.run(command, environment, self.tree, tethered=tethered)
         except FileNotFoundError:
             raise MachineTrouble("ToolMissing", "git is not installed here.", "Install git and git-lfs.") from None
         if done.returncode != 0:
@@ -115,11 +119,6 @@ def servers(url: str) -> list[str]:
     return [f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] if parts.scheme in {"http", "https"} else []
 
 
-def masked(text: str) -> str:
-    """Without user names, passwords and tokens in URLs."""
-    return CREDENTIALS.sub("***@", text)
-
-
 def as_sentence(asked: GitSource, said: str) -> StageError:
     url = masked(asked.url)
     last = masked(" ".join(said.split()))[-300:]
@@ -141,6 +140,7 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     if asked is None:
         raise ValueError("not a git source")
     checkout = Checkout(asked, into.absolute(), into.absolute().with_name(f".{into.name}.git"))
+    clear_locks(checkout.git_folder)
     commit = fetch_commit(checkout)
     description = f"git {masked(asked.url)} at {commit[:12]}"
     sizes = listed_files(checkout, commit)
@@ -154,7 +154,13 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     if pointers:
         fetch_large(checkout, commit, pointers, room)
     shutil.rmtree(checkout.git_folder)
-    return Fetched(into, description, commit, left_out=others)
+    return Fetched(into, description, tuple(names), commit, left_out=others)
+
+
+def clear_locks(git_folder: Path) -> None:
+    """Remove the locks of a git that was killed; none lives, or the stage's own lock would not be ours."""
+    for left in git_folder.rglob("*.lock"):
+        left.unlink()
 
 
 def fetch_commit(checkout: Checkout) -> str:
@@ -266,7 +272,8 @@ def fetch_large(checkout: Checkout, commit: str, pointers: dict[str, Pointer], r
     checkout.git("lfs", "install", "--local", "--skip-repo", "--force")
     meter = Meter(room, total, "downloading")
     with Watching(objects, meter):
-        checkout.git("lfs", "fetch", f"--include={','.join(map(literal_glob, absent))}", "--exclude=", "origin", commit)
+        for globs in batches(map(literal_glob, absent)):
+            checkout.git("lfs", "fetch", f"--include={','.join(globs)}", "--exclude=", "origin", commit)
     for name, pointer in absent.items():
         place(objects, checkout.tree / name, pointer)
     still = {name: pointer for name, pointer in pointers.items() if not in_place(checkout.tree / name, pointer)}
@@ -274,6 +281,20 @@ def fetch_large(checkout: Checkout, commit: str, pointers: dict[str, Pointer], r
         raise unfetched(
             still, "and its server did not send it.", "Push it by `git lfs push`, or leave it out of the repository."
         )
+
+
+def batches(globs: Iterable[str]) -> Iterator[list[str]]:
+    """As many at once as an argument may be long; at least one."""
+    batch: list[str] = []
+    length = 0
+    for glob in globs:
+        length += len(os.fsencode(glob)) + 1
+        if batch and length > ARGUMENT_BYTES:
+            yield batch
+            batch, length = [], len(os.fsencode(glob)) + 1
+        batch.append(glob)
+    if batch:
+        yield batch
 
 
 def literal_glob(name: str) -> str:

@@ -24,7 +24,7 @@ from finetune_jobs.sources.digests import Meter, sha256_of_file
 from finetune_jobs.sources.fetched import Fetched
 from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
-from finetune_jobs.sources.token import TOKEN_CURE, access_token
+from finetune_jobs.sources.token import HUB_TOKEN_CURE, access_token
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     require_space(into, sum(file.size for file in chosen) - folder_bytes(into), description)
     download_all(repository, commit, chosen, into, room)
     verify_all(chosen, into, room)
-    return Fetched(into, description, commit, license_name, left_out=others)
+    return Fetched(into, description, tuple(names), commit, license_name, left_out=others)
 
 
 def ask(repository: Repository) -> tuple[str, str | None, list[RemoteFile]]:
@@ -193,7 +193,7 @@ def gated(repository: Repository) -> UserMistake:
         return UserMistake(
             "Gated",
             f"{repo} is gated: its authors give access to users who ask for it, and no token was given.",
-            f"Ask for access on the repository's page, then {TOKEN_CURE}.",
+            f"Ask for access on the repository's page, then {HUB_TOKEN_CURE}.",
         )
     return UserMistake(
         "Gated",
@@ -204,11 +204,11 @@ def gated(repository: Repository) -> UserMistake:
 
 def not_found(repository: Repository) -> UserMistake:
     repo, kind = repository.asked.repo, repository.kind
-    cure = "Check the spelling of owner/name"
+    cure, private = "Check the spelling of owner/name", f"if it is private, {HUB_TOKEN_CURE}"
     return UserMistake(
         "RepositoryMissing",
         f"The hub has no {kind} {repo}" + (", or it is private." if repository.token is None else " for this token."),
-        f"{cure}; if it is private, {TOKEN_CURE}." if repository.token is None else f"{cure} and the token's rights.",
+        f"{cure}; {private}." if repository.token is None else f"{cure} and the token's rights.",
     )
 
 
@@ -220,7 +220,7 @@ def refused(repository: Repository, status: int) -> StageError:
         )
     if status == HTTPStatus.UNAUTHORIZED:
         return UserMistake(
-            "TokenRefused", f"The hub does not know the given token ({repo}).", f"To be let in, {TOKEN_CURE}."
+            "TokenRefused", f"The hub does not know the given token ({repo}).", f"To be let in, {HUB_TOKEN_CURE}."
         )
     return UserMistake(
         "AccessRefused", f"The hub answered {status} for {repo}.", "Check the repository and what the token may read."

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -22,15 +21,16 @@ from urllib.parse import unquote, urlsplit
 from finetune_jobs.contract import PyPISource, Source
 from finetune_jobs.errors import MachineTrouble, StageError, UserMistake
 from finetune_jobs.room import Room
+from finetune_jobs.sources import programs
 from finetune_jobs.sources.arrival import Watching
 from finetune_jobs.sources.digests import CHUNK, Meter
 from finetune_jobs.sources.fetched import Fetched
 from finetune_jobs.sources.files import Selection
 from finetune_jobs.sources.space import require_space
+from finetune_jobs.sources.token import masked
 
 log = logging.getLogger(__name__)
 
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 SAID = (
     (r"No space left", MachineTrouble, "DiskFull", "The disk is full.",
      "Free some space there, or use a larger volume."),
@@ -66,7 +66,8 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
         license_name = licence(archive, sorted(members))
     shutil.rmtree(wheel.parent)
     path = into / PurePosixPath(root).name if single else into
-    return Fetched(path, description, asked.requirement.partition("==")[2], license_name, left_out=others)
+    version = asked.requirement.partition("==")[2]
+    return Fetched(path, description, tuple(names), version, license_name, left_out=others)
 
 
 def download(asked: PyPISource, into: Path, room: Room) -> Path:
@@ -90,9 +91,9 @@ def pip(asked: PyPISource, command: str, *options: str, scratch: str) -> None:
         "--disable-pip-version-check", *options, asked.requirement,
     ]  # fmt: skip
     environment = {**os.environ, "TMPDIR": scratch, "PYTHONUTF8": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
+    done = programs.run(arguments, environment)
     if done.returncode != 0:
-        raise as_sentence(asked, done.stderr)
+        raise as_sentence(asked, done.stderr.decode(errors="replace"))
 
 
 def as_sentence(asked: PyPISource, said: str) -> StageError:
@@ -100,7 +101,7 @@ def as_sentence(asked: PyPISource, said: str) -> StageError:
     for pattern, kind, reason, meaning, cure in sorted(SAID, key=lambda row: row[0] != NETWORK_WORDS):
         if re.search(pattern, said):
             return kind(reason, f"{asked.requirement}: {meaning}", cure)
-    last = CREDENTIALS.sub("***@", " ".join(said.split()))[-300:]
+    last = masked(" ".join(said.split()))[-300:]
     return MachineTrouble("PipFailed", f"{asked.requirement} could not be downloaded. pip said: {last}", "Run again.")
 
 

@@ -1,13 +1,21 @@
 """The access token of the source's server: from a file or the environment, never in a log."""
 
 import os
+import re
 from pathlib import Path
 
 from finetune_jobs.errors import UserMistake
 
 TOKEN_FILE = "FINETUNE_TOKEN_FILE"  # noqa: S105 (the variable's name, not a token)
 TOKEN = "HF_TOKEN"  # noqa: S105 (the variable's name, not a token)
-TOKEN_CURE = f"put a token into a file and its path into {TOKEN_FILE} (in a cluster: tokenSecretRef), or set {TOKEN}"
+TOKEN_CURE = f"put a token into a file and its path into {TOKEN_FILE} (in a cluster: tokenSecretRef)"
+HUB_TOKEN_CURE = f"{TOKEN_CURE}, or set {TOKEN}"
+CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
+
+
+def masked(text: str) -> str:
+    """Without user names, passwords and tokens in URLs."""
+    return CREDENTIALS.sub("***@", text)
 
 
 def access_token() -> str | None:

@@ -35,7 +35,8 @@ def bring(source: Source, room: Room, into: Path, selection: Selection) -> Fetch
     else:
         copy_all(pairs, room, into, description)
     path = into / origin.name if origin.is_file() else into
-    return Fetched(path, description, linked=asked.mode == "link", left_out=others)
+    brought = tuple(str(target.relative_to(into)) for _, target in pairs)
+    return Fetched(path, description, brought, linked=asked.mode == "link", left_out=others)
 
 
 def existing(root: Path, path: str, claim: str) -> Path:

@@ -44,14 +44,20 @@ def run(request: TrainRequest, room: Room) -> TrainResult:
     room.progress(0, 1, force=True, message="checking")
     machine = survey()
     world = make_world(request, machine)
+    if world.node_rank == 0:  # whose first rank writes: a node that comes later must not take what is being written
+        tidy(room.out, request.checkpoint_keep)
     prepare(request, room, machine, world)
-    # by the first node alone, whose first rank writes: one that comes later must not take what is being written
-    for left in checkpoints.clear_drafts(room.out) if world.node_rank == 0 else ():
-        log.info("%s was being written when an earlier run ended; it is not used", left.name)
     resume = resumable(room.out, world)
     if resume is None or not is_last(resume):
         launch(room.out, world, machine, resume)
     return finished(room.out, world)
+
+
+def tidy(out: Path, keep: int) -> None:
+    """Give back the disk that earlier runs took and this one has no use for; before its disk is looked at."""
+    for left in checkpoints.clear_drafts(out):
+        log.info("%s was being written when an earlier run ended; it is not used", left.name)
+    checkpoints.prune(out, keep)
 
 
 def prepare(request: TrainRequest, room: Room, machine: Machine, world: World) -> None:

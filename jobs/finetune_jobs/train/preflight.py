@@ -12,7 +12,7 @@ from finetune_jobs import templates
 from finetune_jobs.contract import TrainRequest
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.hardware import FP8_CAPABILITY, Machine, available_memory
-from finetune_jobs.train import memory
+from finetune_jobs.train import checkpoints, memory
 from finetune_jobs.train.batches import IGNORE_INDEX, collate
 from finetune_jobs.train.fast import Choice, choose
 from finetune_jobs.train.memory import Shape
@@ -241,15 +241,15 @@ def _too_small(request: TrainRequest, plan: memory.Estimate, free: float, *, gpu
 
 
 def check_disk(request: TrainRequest, shape: Shape | None, out: Path) -> None:
-    """Room for the checkpoints that are kept, and the one being written beside them."""
+    """Room for the checkpoints that are kept, and one being written beside them; those that are there have theirs."""
     if shape is None:
         return
-    needed = memory.checkpoint_bytes(request, shape) * (request.checkpoint_keep + 1)
+    more = max(1, request.checkpoint_keep + 1 - len(checkpoints.complete(out)))
+    needed = memory.checkpoint_bytes(request, shape) * more
     free = shutil.disk_usage(out).free
     if needed > free:
         raise MachineTrouble(
             "DiskFull",
-            f"{request.checkpoint_keep + 1} checkpoints need about {needed / 1e9:.2f} GB; "
-            f"{free / 1e9:.2f} GB are free.",
+            f"The checkpoints to come ({more}) need about {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free.",
             "Free some space, use a larger volume, or write training.checkpoint.keep: 1.",
         )

@@ -124,10 +124,16 @@ def value_schema(shape: Schema, inner: type[BaseModel] | None, own: Schema) -> S
 
 
 def map_schema(shape: Schema, own: Schema) -> Schema:
-    values = shape.get("additionalProperties")
+    """The form of its keys is a rule: a structural schema has no place for it."""
+    form, values = next(iter(shape.get("patternProperties", {}).items()), (None, shape.get("additionalProperties")))
     if not isinstance(values, dict):
         return {"x-kubernetes-preserve-unknown-fields": True}
-    return {"additionalProperties": value_schema(resolved(values, own), None, own)}
+    schema: Schema = {"additionalProperties": value_schema(resolved(values, own), None, own)}
+    if form is None:
+        return schema
+    longest = shape["propertyNames"]["maxLength"]
+    rule = Rule(f"self.all(key, key.size() <= {longest} && {matches(form, 'key')})", FORMS[form])
+    return schema | {VALIDATIONS: validations((rule,))}
 
 
 def resolved(shape: Schema, own: Schema) -> Schema:

@@ -42,6 +42,18 @@ UNITS = {
 }  # fmt: skip
 LARGEST_QUANTITY = 2**63 - 1
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+QueueName = Annotated[DnsName, StringConstraints(max_length=63)]
+"""Shorter than other names: it becomes a label's value."""
+QualifiedName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+        r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        max_length=253,
+    ),
+]
+"""A key of labels, annotations, taints and resources, behind its owner's domain or without."""
+SecretKeyName = Annotated[str, StringConstraints(pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", max_length=253)]
 ShardSize = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,6}(MB|GB)$", max_length=8)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253)]
 
@@ -82,6 +94,9 @@ FORMS = {
     pattern_of(Quantity): 'write a number with a unit or without, such as "500m", "4" or "24Gi" '
     "(Mi, Gi, Ti, not MB, GB, TB)",
     pattern_of(LabelValue): "write letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+    pattern_of(QualifiedName): "write a key of at most 63 letters, digits, '-', '_' and '.', alone or behind a domain "
+    "and /, such as nvidia.com/gpu.present",
+    pattern_of(SecretKeyName): "write letters, digits, '-', '_' and '.', not beginning with '..', such as password",
     pattern_of(ShardSize): 'write a whole number of MB or GB, such as "4GB"',
     pattern_of(VariableName): "write letters, digits and '_', not beginning with a digit, such as NCCL_DEBUG",
 }

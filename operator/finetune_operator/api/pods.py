@@ -6,28 +6,44 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from finetune_jobs.contract import Contract, DnsName, Stage
-from finetune_operator.api.forms import LabelValue, Quantity, VariableName, nanos
+from finetune_operator.api.forms import LabelValue, QualifiedName, Quantity, SecretKeyName, VariableName, nanos
+
+Annotations = dict[QualifiedName, Annotated[str, StringConstraints(max_length=1024)]]
+
+EXISTS_HAS_NO_VALUE = "operator: Exists compares no value; leave out value, or write operator: Equal"
+ALL_TAINTS = "without a key a toleration is for all taints; write operator: Exists, or the taint's key"
+ONLY_NO_EXECUTE = "only NoExecute is tolerated for a time; write effect: NoExecute, or leave out tolerationSeconds"
 
 
 class Toleration(Contract):
     """A taint that the pod accepts."""
 
-    key: str | None = Field(default=None, max_length=316, description="Taint key; empty matches all.")
+    key: QualifiedName | None = Field(default=None, description="Taint key; left out, it is for all.")
     operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How the value is compared.")
-    value: str | None = Field(default=None, max_length=63, description="Taint value.")
+    value: LabelValue | None = Field(default=None, description="Taint value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="Effect to accept; empty accepts all."
+        default=None, description="Effect to accept; left out, all are."
     )
     toleration_seconds: int | None = Field(
         default=None, ge=0, le=2_147_483_647, description="How long NoExecute is tolerated."
     )
+
+    @model_validator(mode="after")
+    def _as_a_pod_takes_it(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise ValueError(EXISTS_HAS_NO_VALUE)
+        if self.operator != "Exists" and self.key is None:
+            raise ValueError(ALL_TAINTS)
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError(ONLY_NO_EXECUTE)
+        return self
 
 
 class SecretKey(Contract):
     """A key of a Secret."""
 
     name: DnsName = Field(description="Name of the Secret.")
-    key: str = Field(min_length=1, max_length=253, description="Key inside the Secret.")
+    key: SecretKeyName = Field(description="Key inside the Secret.")
 
 
 class SecretEnv(Contract):
@@ -66,10 +82,10 @@ DEVICES_IN_LIMITS = (
 class Resources(Contract):
     """Processor, memory and devices of a pod."""
 
-    requests: dict[str, Quantity] = Field(
+    requests: dict[QualifiedName, Quantity] = Field(
         default_factory=dict, max_length=64, description='Reserved, such as cpu: "4".'
     )
-    limits: dict[str, Quantity] = Field(
+    limits: dict[QualifiedName, Quantity] = Field(
         default_factory=dict, max_length=64, description='Never exceeded, such as memory: "24Gi".'
     )
 
@@ -95,14 +111,14 @@ class StageSettings(Contract):
     """Where and how one stage's pod runs."""
 
     resources: Resources | None = Field(default=None, description="Processor, memory and devices.")
-    node_selector: dict[str, LabelValue] = Field(
+    node_selector: dict[QualifiedName, LabelValue] = Field(
         default_factory=dict, max_length=64, description="Labels that the node must have."
     )
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=50, description="Taints that are accepted.")
     runtime_class_name: DnsName | None = Field(
         default=None, description="RuntimeClass, such as nvidia, where that is not what the node runs pods with."
     )
-    annotations: dict[str, Annotated[str, StringConstraints(max_length=1024)]] = Field(
+    annotations: Annotations = Field(
         default_factory=dict, max_length=64, description="Of the pods, such as karpenter.sh/do-not-disrupt."
     )
     env: tuple[EnvVar, ...] = Field(default=(), max_length=100, description="Environment variables.")

@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 
 from finetune_operator.api.forms import FORMS
 
+KEY_OF_MAP = "[key]"
+"""pydantic's word, behind the key itself, for a map's key that is refused."""
 FIELDS_TOLD = 4
 """Of an object that is written as a word."""
 
@@ -45,7 +47,7 @@ def follows(detail: ErrorDetails) -> bool:
 
 def path_of(loc: tuple[int | str, ...]) -> str:
     path = ""
-    for part in loc:
+    for part in (part for part in loc if part != KEY_OF_MAP):
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
     return path.removeprefix(".") or "the job"
 

@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from finetune_jobs.contract import DecimalString, GitSource, Source
+from finetune_jobs.contract import CREDENTIALS_IN_SIGHT, WITH_CREDENTIALS, DecimalString, GitSource, Source
 from finetune_operator.api.forms import FORMS, NAME_LENGTH, JobName, pattern_of
 from finetune_operator.api.pods import (
+    ALL_TAINTS,
     DEVICES_IN_LIMITS,
+    EXISTS_HAS_NO_VALUE,
     HUGE_PAGES,
     KNOWN_RESOURCE,
+    ONLY_NO_EXECUTE,
     OWN_RESOURCES,
     WHOLE,
     WHOLE_DEVICES,
     WITHIN_LIMITS,
     EnvVar,
     Resources,
+    Toleration,
 )
 from finetune_operator.api.spec import CONFIG_SAYS, FP8_IS_FAST, ROOM, Evaluation, Spec, Storage, Training
 
@@ -49,6 +53,7 @@ def each_resource(field: str, rule: str) -> str:
 
 DEVICE = "name.contains('/')"
 KNOWN = f"name in {list(OWN_RESOURCES)} || name.startsWith('{HUGE_PAGES}') || {DEVICE}"
+EXISTS = "(has(self.operator) && self.operator == 'Exists')"
 LIMITED = "(has(self.limits) && name in self.limits)"
 
 RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
@@ -75,6 +80,11 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
             "!(has(self.prompts) && has(self.promptsFrom))",
             "write prompts (a built-in set) or promptsFrom (your own), not both",
         ),
+    ),
+    Toleration: (
+        Rule(f"!{EXISTS} || !has(self.value) || self.value == ''", EXISTS_HAS_NO_VALUE),
+        Rule(f"{EXISTS} || has(self.key)", ALL_TAINTS),
+        Rule("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')", ONLY_NO_EXECUTE),
     ),
     EnvVar: (Rule("has(self.value) != has(self.valueFrom)", "write value or valueFrom, one of the two"),),
     Resources: (
@@ -171,10 +181,7 @@ NO_NUMBER = f"!{matches(pattern_of(DecimalString))}"
 """Then the rule of its form speaks, and a conversion would only add an error of its own."""
 
 VALUE_RULES: dict[tuple[type[BaseModel], str], Rule] = {
-    (GitSource, "url"): Rule(
-        "!self.matches('^[a-z]+://[^/@]*:[^/@]*@')",
-        "a URL with a password would stand in plain sight; write the token into a Secret and name it by tokenSecretRef",
-    ),
+    (GitSource, "url"): Rule(f"!{matches(WITH_CREDENTIALS)}", CREDENTIALS_IN_SIGHT),
     (Training, "learning_rate"): Rule(
         f"{NO_NUMBER} || double(self) > 0.0 && double(self) <= 0.1",
         'write a learning rate above 0 and at most "0.1" as a string, such as "2e-4"',

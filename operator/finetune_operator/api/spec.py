@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 from pydantic.alias_generators import to_camel
 
 from finetune_jobs.contract import PROMPT_SETS, TOOLS, Contract, DatasetFormat, DecimalString, DnsName, Source
-from finetune_operator.api.forms import HostName, Quantity, ShardSize, nanos
-from finetune_operator.api.pods import ImagePullSecret, Stages
+from finetune_operator.api.forms import HostName, Quantity, QueueName, ShardSize, nanos
+from finetune_operator.api.pods import Annotations, ImagePullSecret, Stages
 from finetune_operator.api.problems import nearest
 from finetune_operator.api.templates import SPELLINGS
 
@@ -258,7 +258,7 @@ class Ingress(Contract):
     host: HostName = Field(description="Host name of the demo, such as agent.example.com.")
     class_name: DnsName | None = Field(default=None, description="IngressClass; empty takes the cluster's default.")
     tls: IngressTls | None = Field(default=None, description="Serve the host by https.")
-    annotations: dict[str, Annotated[str, StringConstraints(max_length=1024)]] = Field(
+    annotations: Annotations = Field(
         default_factory=dict,
         max_length=64,
         description="For the ingress controller: how users log in, body sizes, who issues the certificate.",
@@ -295,7 +295,8 @@ class Demo(Contract):
     http_route: HttpRoute | None = Field(default=None, description="Open the page by an HTTPRoute.")
 
 
-AccessMode = Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]
+AccessMode = Literal["ReadWriteOnce", "ReadWriteMany"]
+"""Not ReadWriteOncePod: an open demo would keep every other pod of the job waiting."""
 
 
 DEFAULT_SIZE = "100Gi"
@@ -309,7 +310,7 @@ class Storage(Contract):
     size: Quantity | None = Field(default=None, description=f"Size of a new claim; {DEFAULT_SIZE} if left out.")
     storage_class_name: DnsName | None = Field(default=None, description="Class of a new claim.")
     access_modes: tuple[AccessMode, ...] | None = Field(
-        default=None, min_length=1, max_length=3, description="Access modes of a new claim; ReadWriteOnce if left out."
+        default=None, min_length=1, max_length=2, description="Access modes of a new claim; ReadWriteOnce if left out."
     )
     reclaim_policy: Literal["Retain", "Delete"] = Field(
         default="Retain", description="What becomes of a new claim when the job is deleted."
@@ -352,7 +353,7 @@ class Spec(Contract):
     ttl_seconds_after_finished: int | None = Field(
         default=None, ge=0, le=2_147_483_647, description="Seconds after which a finished job's pods are cleaned up."
     )
-    queue_name: DnsName | None = Field(default=None, description="Kueue's LocalQueue that admits the stages.")
+    queue_name: QueueName | None = Field(default=None, description="Kueue's LocalQueue that admits the stages.")
     image_pull_secrets: tuple[ImagePullSecret, ...] = Field(default=(), max_length=20, description="To pull images.")
     priority_class_name: DnsName | None = Field(default=None, description="PriorityClass of the stages' pods.")
 

@@ -24,6 +24,7 @@ from finetune_operator.cluster.settings import Settings
 from finetune_operator.cluster.sweep import Sweeper
 from finetune_operator.cluster.tell import Teller
 from finetune_operator.cluster.watch import watch
+from finetune_operator.cluster.watermarks import forget_all
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ async def lead(settings: Settings, api: Api, health: Health, heed_signals: Calla
                 tasks.create_task(Worker(reconcile, queue, errors, settings.logs).run())
     finally:
         health.end()
+        forget_all()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from finetune_operator.cluster.health import Health
 from finetune_operator.cluster.kinds import FINE_TUNE_JOBS, JOBS, KINDS, PODS, Kind
 from finetune_operator.cluster.queue import Key, KeyQueue
 from finetune_operator.cluster.settings import Settings
+from finetune_operator.cluster.watermarks import forget
 from finetune_operator.manifests.names import JOB_LABEL
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Sweeper:
                 log.info("a deletion was never told: %s %s", kind.kind, now[uid]["metadata"]["name"])
                 for wanted in self.cache.drop(kind, now[uid]):
                     self.queue.add(wanted)
+                if kind is FINE_TUNE_JOBS:
+                    forget(now[uid]["metadata"]["namespace"], now[uid]["metadata"]["name"])
         if kind is FINE_TUNE_JOBS and listed <= before.keys() | now.keys():
             self.health.alive()
 

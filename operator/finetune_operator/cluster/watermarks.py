@@ -33,6 +33,12 @@ def forget(namespace: str, name: str) -> None:
             gauge.remove(namespace, name)
 
 
+def forget_all() -> None:
+    """The end of a reign: from now on another operator tells of the jobs."""
+    for gauge in (LOSS, TOKENS, JOBS_BY_STAGE):
+        gauge.clear()
+
+
 def count_jobs(cache: Cache) -> None:
     """Jobs by the first stage that is not done, when /metrics is read."""
     counts: Counter[tuple[str, str]] = Counter()

@@ -86,7 +86,7 @@ def demo_available(seen: Observed, stages: Sequence[StageStatus]) -> Line:
     if demo is None:
         return Line("DemoAvailable", "False", reasons.DEMO_DISABLED, "spec.demo.enabled is false.")
     if demo.state is StageState.SUCCEEDED:
-        return Line("DemoAvailable", "True", reasons.DEMO_AVAILABLE)
+        return Line("DemoAvailable", "True" if seen.job.spec.demo.replicas else "False", demo.reason, demo.message)
     answers: Truth = "True" if seen.served.answers and not seen.job.spec.suspend else "False"
     if answers == "True" and seen.served.revision != demo.digest:
         return Line("DemoAvailable", answers, reasons.LAST_GOOD_MODEL, demo.message or "A new model is being made.")

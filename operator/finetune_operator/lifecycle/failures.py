@@ -5,7 +5,8 @@ programs that died without a word: then the termination message is the end of th
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -31,6 +32,8 @@ class Row:
     reason: str
     message: str
     cure: str
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """Stage -> the cure there, where it is another."""
 
 
 TABLE = (
@@ -67,7 +70,8 @@ TABLE = (
         r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
         "GpuOutOfMemory",
         "The stage does not fit the GPU's memory.",
-        "Write a smaller training.batchSize or training.maxLength, or training.deepspeed: zero3 over more GPUs.",
+        "Give spec.stages.{stage} a node with a larger GPU; what trains also fits by a smaller training.batchSize or "
+        "training.maxLength, or by training.deepspeed: zero3 over more GPUs.",
     ),
     Row(
         "log",
@@ -138,6 +142,10 @@ TABLE = (
         IMAGE_PULL_FAILED,
         "The node can't pull the stage's image.",
         "Check the image's name in the operator's settings, and spec.imagePullSecrets.",
+        {
+            Stage.TRAIN: "Check the image's name in the operator's settings, and write spec.imagePullSecrets: the "
+            "training's own service account has none of the namespace's."
+        },
     ),
     Row(
         "waits",
@@ -145,6 +153,13 @@ TABLE = (
         "ContainerConfigInvalid",
         "The node can't make the container.",
         "Check that the Secrets and ConfigMaps named in spec.stages and sources exist.",
+    ),
+    Row(
+        "waits",
+        r"ReadWriteOncePod",
+        "VolumeInUse",
+        "Another pod holds the workspace's claim, which is ReadWriteOncePod.",
+        "Take a claim that is ReadWriteOnce or ReadWriteMany. An open demo holds it: demo.replicas: 0 lets it go.",
     ),
     Row(
         "waits",
@@ -159,7 +174,15 @@ TABLE = (
         r"Insufficient [a-z0-9.-]+/|Insufficient nvidia",
         GPU_UNSCHEDULABLE,
         "No node has enough free GPUs.",
-        "Wait for one, write fewer training.gpus, or add GPU nodes.",
+        "Wait for one, add GPU nodes, or write fewer in spec.stages.{stage}.resources.limits.",
+        {
+            Stage.TRAIN: "Wait for one, write fewer training.gpus, or add GPU nodes. An open demo keeps its own: "
+            "demo.replicas: 0 lets them go.",
+            Stage.EVALUATE: 'Wait for one, add GPU nodes, or judge on the CPU: nvidia.com/gpu: "0" in '
+            "spec.stages.evaluate.resources.limits.",
+            Stage.DEMO: "An open page keeps its GPUs until the new one answers: write demo.replicas: 0 for a moment, "
+            "fewer demo.gpus, or add GPU nodes.",
+        },
     ),
     Row(
         "waits",
@@ -281,7 +304,7 @@ def found(row: Row, job: StageJob, evidence: str, code: str = "") -> Failure:
     return Failure(
         reason=row.reason,
         message=f"{message} It said: {last}" if last else message,
-        cure=row.cure.format(stage=job.stage, job=f"{kind}/{job.name}"),
+        cure=row.instead.get(job.stage, row.cure).format(stage=job.stage, job=f"{kind}/{job.name}"),
     )
 
 

@@ -31,6 +31,7 @@ NOT_PLANNED = "NotPlanned"
 # The demo
 DEMO_AVAILABLE = "Available"
 DEMO_STARTING = "Starting"
+SCALED_TO_ZERO = "ScaledToZero"
 DEMO_DISABLED = "Disabled"
 LAST_GOOD_MODEL = "LastGoodModel"
 EVALUATION_UNREADABLE = "EvaluationUnreadable"

@@ -68,18 +68,31 @@ def move(seen: Observed, stages: Sequence[StageStatus], now: datetime) -> Demo:
 def served(seen: Observed, base: StageStatus, now: datetime, *, open_: bool) -> StageStatus:
     if seen.job.spec.suspend:
         return base.model_copy(update={"state": StageState.SUSPENDED, "reason": reasons.SUSPENDED, "message": ""})
-    trouble = None if open_ else explain_demo(seen.served, base.digest, now)
-    said = told(trouble) if trouble else {"reason": reasons.DEMO_STARTING, "message": ""}
+    goes_on = base.state is StageState.RUNNING or (open_ and base.state is StageState.SUCCEEDED)
     return base.model_copy(
         update={
             "state": StageState.SUCCEEDED if open_ else StageState.RUNNING,
             "attempts": max(base.attempts, 1),
-            "started_at": base.started_at or now,
-            "finished_at": (base.finished_at or now) if open_ else None,
-            **(said if not open_ else {"reason": reasons.DEMO_AVAILABLE, "message": ""}),
-            "result": {"url": seen.demo_url} if open_ else None,
+            # A page that opens again has taken the time since it closed, not since it opened first.
+            "started_at": (base.started_at if goes_on else None) or now,
+            "finished_at": ((base.finished_at if goes_on else None) or now) if open_ else None,
+            **(opened(seen) if open_ else closed(seen, base.digest, now)),
         }
     )
+
+
+def closed(seen: Observed, digest: str, now: datetime) -> dict[str, object]:
+    trouble = explain_demo(seen.served, digest, now)
+    said = told(trouble) if trouble else {"reason": reasons.DEMO_STARTING, "message": ""}
+    return {**said, "result": None}
+
+
+def opened(seen: Observed) -> dict[str, object]:
+    """What is told of a demo that stands as it is wanted: open, or of no pods."""
+    if seen.job.spec.demo.replicas:
+        return {"reason": reasons.DEMO_AVAILABLE, "message": "", "result": {"url": seen.demo_url}}
+    message = "spec.demo.replicas is 0, so nothing serves the page; write 1 to open it."
+    return {"reason": reasons.SCALED_TO_ZERO, "message": message, "result": None}
 
 
 def gate(seen: Observed, stages: Sequence[StageStatus]) -> Failure | None:

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from finetune_jobs.contract import Record, Stage
+from finetune_operator.api.status import StageState
 from finetune_operator.local.reasons import why_it_runs
 from finetune_operator.local.summary import progress_line, result_line
 from finetune_operator.local.workspace import StageFolder
@@ -35,17 +36,18 @@ def status_lines(plan: Plan, workspace: Path) -> Iterator[str]:
 
 
 def status_of(folder: StageFolder) -> tuple[str, str]:
+    """Its state, in the cluster's words where both have one, and more of it."""
     record = folder.record()
     if record is not None:
-        return "Succeeded", made(record)
+        return StageState.SUCCEEDED.value, made(record)
     if folder.is_worked_on():
         address, progress = folder.address(), folder.progress()
         if address:
-            return "Running", f"open at {address}"
-        return "Running", progress_line(progress) if progress else ""
+            return StageState.RUNNING.value, f"open at {address}"
+        return StageState.RUNNING.value, progress_line(progress) if progress else ""
     if folder.stage is not Stage.DEMO and folder.log_if_there():
         return "Stopped", "goes on from its checkpoint" if folder.has_checkpoint() else "starts again with the next run"
-    return "Waiting", ""
+    return StageState.PENDING.value, ""
 
 
 def made(record: Record) -> str:

@@ -1,6 +1,6 @@
 """The demo: a Deployment, its Service, and the Ingress or HTTPRoute that opens it."""
 
-from finetune_jobs.contract import DEMO_HOST_VARIABLE, DEMO_PORT_VARIABLE, Stage
+from finetune_jobs.contract import DEMO_HOST_VARIABLE, DEMO_LOAD_FIRST_VARIABLE, DEMO_PORT_VARIABLE, Stage
 from finetune_operator.manifests.names import Manifest, demo_name, labels, metadata, with_applied
 from finetune_operator.manifests.pod import Surroundings, pod_metadata, pod_spec
 from finetune_operator.plan import PlannedStage
@@ -18,7 +18,8 @@ def demo_objects(given: Surroundings, planned: PlannedStage) -> tuple[Manifest, 
 def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
     job, port = given.job, given.settings.demo_port
     name = demo_name(job.metadata.name)
-    pod = pod_spec(given, planned, {DEMO_HOST_VARIABLE: "0.0.0.0", DEMO_PORT_VARIABLE: str(port)})  # noqa: S104 - a pod's
+    address = {DEMO_HOST_VARIABLE: "0.0.0.0", DEMO_PORT_VARIABLE: str(port)}  # noqa: S104 - a pod's
+    pod = pod_spec(given, planned, {**address, DEMO_LOAD_FIRST_VARIABLE: "1"})
     pod["terminationGracePeriodSeconds"] = 30  # it has nothing to save
     served = pod["containers"][0]
     served["ports"] = [{"name": "http", "containerPort": port}]
@@ -30,7 +31,8 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
         "spec": {
             "replicas": 0 if job.spec.suspend else job.spec.demo.replicas,
             "selector": {"matchLabels": labels(job.metadata.name, Stage.DEMO)},
-            # The page that is open stays until the new one answers.
+            # The page that is open stays until the new one has its weights and answers, which takes demo.gpus twice.
+            # Where they are missing the stage says so; Recreate would close the page for one that may never answer.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {"metadata": pod_metadata(given, planned), "spec": pod},
         },
@@ -38,11 +40,14 @@ def deployment(given: Surroundings, planned: PlannedStage) -> Manifest:
 
 
 def probes() -> Manifest:
-    """An hour to start, for weights come from wherever they lie; then ten minutes of silence, for answers take long."""
+    """An hour to start, for weights come from wherever they lie; then ten minutes of silence, for answers take long.
+
+    Of these five in the Service: a page that is at an answer is not taken from its readers.
+    """
     asked = {"httpGet": {"path": HEALTH_PATH, "port": "http"}}
     return {
         "startupProbe": asked | {"periodSeconds": 2, "failureThreshold": 1800},
-        "readinessProbe": asked | {"periodSeconds": 2},
+        "readinessProbe": asked | {"periodSeconds": 2, "timeoutSeconds": 20, "failureThreshold": 15},
         "livenessProbe": asked | {"periodSeconds": 30, "timeoutSeconds": 20, "failureThreshold": 20},
     }
 

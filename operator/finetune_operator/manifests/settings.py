@@ -34,7 +34,7 @@ class PodSettings:
     shared_memory: str = "8Gi"
     """Size limit of /dev/shm in a training pod; it counts as the pod's memory."""
     scratch: str = "20Gi"
-    """Size limit of /tmp, which holds caches and what DeepSpeed compiles."""
+    """Size limit of /tmp, which holds caches and what Triton compiles."""
     progress_every: int = 10
     """Seconds between two reports of a training's progress."""
     gpu_resource: str = "nvidia.com/gpu"

@@ -15,6 +15,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from finetune_jobs.dataset.byte_pairs import SEPARATOR, BytePairs, Different
 from finetune_jobs.splits import LLAMA3_SPLIT, QWEN2_SPLIT
 
+TOO_MUCH = " " * 1_200_000 + "word"
+"""Blanks that tiktoken's regular expressions give up on."""
 NO_CHARACTER = ("Cn", "Cs", "Co")
 pytestmark = pytest.mark.stage
 
@@ -101,6 +103,12 @@ def test_what_may_differ_is_left_and_its_neighbours_are_not(smollm2):
         assert kind.left(["before", text, "", "<|im_end|>", text]) == [text, text]
     kind.tokenizer.normalizer = normalizers.NFC()
     assert Kind(kind.tokenizer).left(["\u00e9", "e\u0301"]) == ["e\u0301"]
+
+
+def test_a_text_that_is_too_much_for_tiktoken_is_left_with_its_neighbours(smollm2):
+    kind = Kind(Tokenizer.from_file(str(smollm2 / "tokenizer.json")))
+    assert kind.left(["before", TOO_MUCH]) == ["before", TOO_MUCH]
+    assert kind.left(["before"]) == []
 
 
 def told_with(told: dict, **model: object) -> Tokenizer:

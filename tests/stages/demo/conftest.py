@@ -21,6 +21,7 @@ from tests.stages.demo.teach import CALL, QUESTION, TEMPLATE
 from finetune_jobs.agent.tools import ARXIV_URL
 from finetune_jobs.contract import (
     CURVE_FILE,
+    DEMO_LOAD_FIRST_VARIABLE,
     DEMO_PORT_VARIABLE,
     MERGED_FOLDER,
     REPORT_FILE,
@@ -172,12 +173,14 @@ def free_port() -> int:
 class Demo:
     """The running stage program."""
 
-    def __init__(self, request: Path, workspace: Path, port: int, arxiv: str) -> None:
+    def __init__(self, request: Path, workspace: Path, port: int, arxiv: str, *, load_first: bool) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "finetune_jobs", "demo"]
+        self.outcome = request.with_suffix(".outcome")
+        command = [sys.executable, "-m", "finetune_jobs", "demo", "--outcome", str(self.outcome)]
+        first = {DEMO_LOAD_FIRST_VARIABLE: "1"} if load_first else {}
         self.process = subprocess.Popen(
             [*command, "--request", str(request), "--workspace", str(workspace)],
-            env={**threads(), DEMO_PORT_VARIABLE: str(port), ARXIV_URL: arxiv},
+            env={**threads(), DEMO_PORT_VARIABLE: str(port), ARXIV_URL: arxiv, **first},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -205,8 +208,11 @@ def start(workspace: Workspace) -> Iterator[Callable[..., Demo]]:
     """Start the demo, and end it with the test."""
     started: list[Demo] = []
 
-    def run(request: Path | None = None, *, port: int | None = None, arxiv: str = "http://127.0.0.1:9/none") -> Demo:
-        demo = Demo(request or workspace.request(), workspace.root, port or free_port(), arxiv)
+    def run(
+        request: Path | None = None, *, port: int | None = None, arxiv: str = "http://127.0.0.1:9/none",
+        load_first: bool = False,
+    ) -> Demo:  # fmt: skip
+        demo = Demo(request or workspace.request(), workspace.root, port or free_port(), arxiv, load_first=load_first)
         started.append(demo)
         return demo
 

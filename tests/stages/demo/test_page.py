@@ -13,7 +13,8 @@ from tests import browser
 from tests.stages.demo.conftest import TITLE, Demo, Workspace
 from tests.stages.demo.teach import QUESTION
 
-from finetune_jobs.contract import ExitCode
+from finetune_jobs.contract import MERGED_FOLDER, ExitCode, Outcome, Stage
+from finetune_jobs.room import stage_folder
 
 pytestmark = pytest.mark.stage
 
@@ -136,6 +137,27 @@ def test_sigterm_ends_it_cleanly_with_nothing_left_behind(start: Callable[..., D
     assert demo.process.wait(60) == ExitCode.DONE
     assert not demo.is_open()
     assert not list((workspace.root / "demo").rglob("result.json"))
+
+
+def test_in_a_pod_the_page_opens_when_its_weights_are_loaded(start: Callable[..., Demo], workspace: Workspace, page):
+    demo = start(workspace.request(compare_with_base=False), load_first=True)
+    demo.wait_until_open()
+    browser.open_demo(page, demo.url, TITLE)
+    assert page.get_by_text("Loading the weights").count() == 0
+
+
+def test_in_a_pod_weights_that_can_not_be_loaded_end_the_demo_with_a_sentence(
+    start: Callable[..., Demo], workspace: Workspace
+):
+    merged = stage_folder(workspace.root, Stage.MERGE, workspace.merge) / MERGED_FOLDER
+    weights = merged / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    demo = start(load_first=True)
+    assert demo.process.wait(300) == ExitCode.MACHINE_TROUBLE
+    failure = Outcome.model_validate_json(demo.outcome.read_text()).failure
+    assert failure is not None
+    assert failure.reason == "ModelNotLoaded"
+    assert "The model can't be loaded" in failure.message
 
 
 def test_a_kill_leaves_no_server_behind(start: Callable[..., Demo]):

@@ -68,6 +68,22 @@ def test_an_adapter_one_folder_below_is_found(bench, adapter):
     assert result.tensors == 72
 
 
+def test_the_adapter_at_the_root_is_taken_and_its_checkpoints_are_not_brought(bench, adapter):
+    ready = adapter()
+    adapter(name="iter_2316_hf/checkpoint-10")
+    _, out = export(bench)
+    assert (out / WEIGHTS).read_bytes() == (ready / WEIGHTS).read_bytes()
+    assert not (out.parent / "fetched" / "checkpoint-10").exists()
+
+
+def test_several_adapters_and_none_at_the_root_are_named(bench, adapter):
+    for name in ("checkpoint-10", "checkpoint-20"):
+        adapter(name=f"iter_2316_hf/{name}")
+    said = refusal(bench)
+    assert "none at its root: checkpoint-10, checkpoint-20." in said.message
+    assert "by a repository that has them at its root" in said.cure
+
+
 def test_an_adapter_of_a_wider_model_is_refused_with_the_first_key(bench, adapter):
     adapter(hidden=64)
     failure = refusal(bench)

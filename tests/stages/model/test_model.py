@@ -8,6 +8,8 @@ import subprocess
 import pytest
 
 from finetune_jobs.errors import UserMistake
+from finetune_jobs.sources.digests import folder_sha256, sha256_of_file
+from finetune_jobs.sources.files import walk
 
 
 def refused(run, reason: str, **options: object) -> str:
@@ -156,6 +158,32 @@ def test_an_unknown_architecture_is_told(run, tiny):
     assert "model_type 'nobody-knows'" in refused(run, "ArchitectureUnknown")
 
 
+OWN_CODE = {"AutoConfig": "configuration_tiny.TinyConfig", "AutoModelForCausalLM": "modeling_tiny.TinyModel"}
+
+
+def name_own_code(path, code) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": code}))
+
+
+def test_a_model_that_names_code_of_its_own_loads_by_transformers_where_that_code_is_trusted(run, tiny):
+    """As XTuner's sft trusts it; the code was not brought."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name_own_code(tiny / "config.json", OWN_CODE)
+    name_own_code(tiny / "tokenizer_config.json", {"AutoTokenizer": [None, "tokenization_tiny.TinyTokenizer"]})
+    _, folder = run()
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert AutoTokenizer.from_pretrained(folder, trust_remote_code=True).encode("a")
+    assert "auto_map" in (tiny / "config.json").read_text()
+
+
+def test_a_model_that_needs_code_of_its_own_is_told_so(run, tiny):
+    config = json.loads((tiny / "config.json").read_text()) | {"model_type": "nobody-knows", "auto_map": OWN_CODE}
+    (tiny / "config.json").write_text(json.dumps(config))
+    assert "needs Python code of its own (auto_map), which is not run" in refused(run, "ArchitectureUnknown")
+
+
 def test_an_adapter_in_the_models_place_says_where_it_belongs(run, tiny):
     (tiny / "config.json").rename(tiny / "adapter_config.json")
     assert "spec.adapter" in refused(run, "AdapterNotModel")
@@ -206,6 +234,23 @@ def test_a_pickle_that_would_run_code_is_refused_even_when_allowed(run, tiny, tm
     make_pickles(tiny, Evil())
     assert "would run code" in refused(run, "PickleUnsafe", allow_pickle=True)
     assert not (tmp_path / "ran").exists()
+
+
+def sum_of(folder) -> str:
+    return folder_sha256({name: sha256_of_file(folder / name) for name in walk(folder)})
+
+
+COPIES = ["consolidated.safetensors", "consolidated-00001-of-2.safetensors", "tiny.Q4.gguf", "tiny.Q8.gguf"]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["by its sha256", "by its names"])
+def test_copies_of_the_weights_in_another_form_are_left_where_they_are(run, tiny, whole):
+    size = run()[0].bytes
+    for name in COPIES:
+        (tiny / name).write_bytes(b"GGUF" * 100)
+    result, folder = run(mode="copy", sha256=sum_of(tiny) if whole else None)
+    assert result.bytes == size
+    assert not {path.name for path in folder.iterdir()} & {*COPIES}
 
 
 def test_several_ggufs_are_not_guessed_at(run, tmp_path):

@@ -139,7 +139,11 @@ def test_own_prompts_are_used():
     assert script.given[0][-1]["content"] == "现在回答"
 
 
-@pytest.mark.parametrize("protocol", ["{nothing}", "{", "{0}", '{"a": 1}'])
+@pytest.mark.parametrize(
+    "protocol",
+    ["{nothing}", "{", "}", "{}", "{0}", '{"a": 1}', "{thought:>150000000}", "{thought!r}", "{tool_description.nope}",
+     "{tool_description[0]}", "{finish:{thought}}"],
+)  # fmt: skip
 def test_a_call_protocol_that_cannot_be_filled_in_is_refused(protocol: str):
     with pytest.raises(UserMistake) as caught:
         Agent(Script(), call_protocol=protocol)

@@ -8,6 +8,7 @@ from tests.unit.cluster.bodies import NAME, NAMESPACE, config_map, fine_tune_job
 from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.health import Health
 from finetune_operator.cluster.kinds import CONFIG_MAPS, FINE_TUNE_JOBS, JOBS, PODS
+from finetune_operator.cluster.metrics import LOSS
 from finetune_operator.cluster.queue import KeyQueue
 from finetune_operator.cluster.settings import Settings
 from finetune_operator.cluster.sweep import OTHERS, Sweeper
@@ -71,6 +72,12 @@ def test_a_child_whose_deletion_was_missed_is_forgotten(gone, left):
     cache, wanted = after_a_relist(gone)
     assert not getattr(cache, left).get(KEY)
     assert wanted == {KEY}
+
+
+def test_a_job_whose_deletion_was_missed_is_told_of_no_more():
+    LOSS.labels(*KEY).set(0.5)
+    after_a_relist(NAME)
+    assert KEY not in LOSS._metrics
 
 
 def test_a_pod_of_the_same_name_that_came_since_is_kept():

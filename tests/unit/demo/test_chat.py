@@ -67,3 +67,8 @@ def test_an_example_is_asked_by_its_button(page: AppTest, ready: JustNow):
     page.button("example1").click().run()
     assert [asked.question for asked in page.session_state["conversation"].exchanges] == [chat.EXAMPLES[1]]
     assert not [button for button in page.button if button.key == "example0"]
+
+
+def test_every_text_that_a_visitor_may_write_has_an_end(page: AppTest):
+    texts = [page.text_area("call_protocol"), page.text_area("force_stop"), page.chat_input[0]]
+    assert all(0 < text.proto.max_chars <= 4000 for text in texts)

@@ -49,6 +49,12 @@ def test_the_model_card_is_shown_without_its_front_matter(tmp_path: Path, text: 
     assert records.model_card_of(tmp_path) == "# Card\n"
 
 
+def test_a_token_in_a_url_of_an_old_card_is_not_shown(tmp_path: Path):
+    (tmp_path / MERGED_FOLDER).mkdir()
+    (tmp_path / MERGED_FOLDER / "README.md").write_text("git: url=https://ghp_token@github.com/org/data.git\n")
+    assert records.model_card_of(tmp_path) == "git: url=https://***@github.com/org/data.git\n"
+
+
 def test_a_text_with_what_only_looks_like_the_end_of_a_line_is_shown_whole(tmp_path: Path):
     text = "a\u2028b\u2029c\x85d"
     line = json.dumps({"model": "base", "question": text, "steps": [{"content": text}]}, ensure_ascii=False)

@@ -67,7 +67,9 @@ def test_a_question_that_needs_no_tool_wants_a_final_answer_at_once(text, direct
 
 GOOD = Call("t", API, '{"query": "bees"}', {"query": "bees"}, None)
 BAD = Call("t", API, "bees", None, "invalid json format")
+OTHER = Call("t", "Calculator", '{"expression": "1"}', {"expression": "1"}, None)
 SEEN = Observation("Response:{}", failed=False)
+FAILED = Observation("Response:can't calculate", failed=True)
 END = Answer("I found it.", finished=True, steps=())
 
 
@@ -81,11 +83,16 @@ END = Answer("I found it.", finished=True, steps=())
         ([GOOD, SEEN, Answer("Sorry that I cannot answer your question.", finished=False, steps=())], False),
         ([GOOD, SEEN, Answer("", finished=True, steps=())], False),
         ([GOOD, SEEN, GOOD, SEEN], False),
+        ([OTHER, FAILED, END], False),
+        ([OTHER, SEEN, END], False),
+        ([GOOD, FAILED, END], False),
+        ([GOOD, FAILED, OTHER, SEEN, END], False),
+        ([GOOD, FAILED, GOOD, SEEN, END], True),
         ([], False),
     ],
 )
-def test_a_turn_is_finished_by_a_call_and_an_answer(events, finished):
-    assert is_finished(events) is finished
+def test_a_turn_is_finished_by_what_the_right_tool_found_and_an_answer(events, finished):
+    assert is_finished(SEARCH, events) is finished
 
 
 def test_each_rate_counts_the_questions_that_it_is_asked_of():

@@ -10,7 +10,7 @@ from tests.unit.lifecycle.looks import ALL_DONE, NOW, UP_TO_TRAIN, look, outcome
 
 from finetune_jobs.contract import ExitCode, Failure, Progress, Stage, State
 from finetune_operator.api import read_job
-from finetune_operator.api.status import Status
+from finetune_operator.api.status import StageState, Status
 from finetune_operator.lifecycle.decide import LOOK_AGAIN, decide
 from finetune_operator.lifecycle.observed import Make, Peer, Pod, Served, Want
 
@@ -208,11 +208,13 @@ GATE = "  evaluation: {minimumValidCalls: '0.99'}\n"
 MOVE = (Want(Make.DEMO, Stage.DEMO),)
 NEW, STALE = Served("NEW", available=True, stale=False, answers=True), Served("NEW", available=True, answers=True)
 OLD = Served("old", available=True, answers=True)
+SHUT, NOBODY = "  demo: {replicas: 0}\n", Served("NEW", available=True, stale=False)
 # What is served -> what is made, the stage's state, DemoAvailable and its reason.
 DEMO = [
     ("", Served(), MOVE, ("Running", "False", "Starting")),
     ("", NEW, (), ("Succeeded", "True", "Available")),
     ("", STALE, MOVE, ("Running", "True", "Starting")),
+    (SHUT, NOBODY, (), ("Succeeded", "False", "ScaledToZero")),
     ("", OLD, MOVE, ("Running", "True", "LastGoodModel")),
     (GATE, OLD, (), ("Failed", "True", "LastGoodModel")),
     (GATE, Served(), (), ("Failed", "False", "EvaluationBelowGate")),
@@ -227,6 +229,39 @@ def test_the_demo_moves_only_through_the_gate(extra, served, made, shown):
     condition = next(c for c in decision.status.conditions if c.type == "DemoAvailable")
     assert decision.apply == made
     assert (decision.status.stages[-1].state, condition.status, condition.reason) == shown
+
+
+def test_a_job_is_ready_whose_demo_is_to_have_no_pods():
+    seen = look(SHUT, **ALL_DONE)
+    status = decide(replace(seen, served=replace(NOBODY, revision=seen.plan.of(Stage.DEMO).digest)), NOW).status
+    assert (status.stage, status.conditions[0].type, status.conditions[0].status) == ("Ready", "Ready", "True")
+    assert (status.stages[-1].result, status.demo) == (None, None)
+    assert "write 1 to open it" in status.stages[-1].message
+
+
+DAYS, BEFORE = NOW - timedelta(days=10), NOW - timedelta(seconds=9)
+# How the demo stood, whether it answers -> since when the stage is at it.
+SINCE = [
+    (StageState.SUCCEEDED, DAYS, True, DAYS),
+    (StageState.SUCCEEDED, DAYS, False, NOW),
+    (StageState.RUNNING, BEFORE, False, BEFORE),
+    (StageState.RUNNING, BEFORE, True, BEFORE),
+    (StageState.SUSPENDED, DAYS, False, NOW),
+    (StageState.SUSPENDED, DAYS, True, NOW),
+    (StageState.PENDING, DAYS, False, NOW),
+]
+
+
+@pytest.mark.parametrize(("state", "started", "answers", "since"), SINCE)
+def test_a_demo_that_opens_again_has_begun_anew(state, started, answers, since):
+    """Else each blip of a page that is open for days would count as days of starting."""
+    seen = look(**ALL_DONE, demo="done")
+    stood = seen.status.stages[-1].model_copy(update={"state": state, "started_at": started})
+    served = Served(stood.digest, available=answers, stale=False, answers=answers)
+    status = seen.status.model_copy(update={"stages": (*seen.status.stages[:-1], stood)})
+    demo = decide(replace(seen, status=status, served=served), NOW).status.stages[-1]
+    assert demo.started_at == since
+    assert demo.finished_at is None or demo.finished_at >= demo.started_at
 
 
 SAID = outcome("demo", "DIGEST", State.FAILED, failure=Failure(reason="PortInUse", message="Taken.", cure="Free it."))

@@ -33,6 +33,12 @@ def test_the_logs_end_is_explained(text, reason):
     assert failure.cure
 
 
+def test_a_gpu_that_is_too_small_for_a_stage_is_told_with_that_stages_cure():
+    judged = stage_job(Stage.EVALUATE, "d" * 12)
+    failure = explain_end(judged, Pod("p", "Failed", exit_code=1, said="torch.OutOfMemoryError: CUDA out of memory."))
+    assert failure.cure.startswith("Give spec.stages.evaluate a node with a larger GPU")
+
+
 ENDS = [
     (Pod("p", "Failed", exit_code=137, ended_by="OOMKilled"), "OutOfMemory"),
     (Pod("p", "Failed", reason="Evicted"), "Evicted"),
@@ -66,6 +72,10 @@ WAITS = [
         Pod("p", unschedulable='0/1 nodes are available: persistentvolumeclaim "reakt-data" not found.'),
         "ClaimMissing",
     ),
+    (
+        Pod("p", unschedulable="1 node has pod using PersistentVolumeClaim with ReadWriteOncePod access mode"),
+        "VolumeInUse",
+    ),
     (Pod("p", unschedulable="pod has unbound immediate PersistentVolumeClaims"), "WorkspaceUnbound"),
     (Pod("p", unschedulable="node(s) didn't match Pod's node affinity/selector"), "Unschedulable"),
     (Pod("p", waits="ContainerCreating"), None),
@@ -94,4 +104,24 @@ def test_another_stages_word_is_not_believed():
 
 def test_every_row_says_what_to_do():
     for row in TABLE:
-        assert row.cure.format(stage="train", job="j").endswith(".")
+        for cure in (row.cure, *row.instead.values()):
+            assert cure.format(stage="train", job="j").endswith(".")
+
+
+OWN_CURES = [
+    ("GpuUnschedulable", Stage.TRAIN, "write fewer training.gpus"),
+    ("GpuUnschedulable", Stage.MERGE, "write fewer in spec.stages.merge.resources.limits."),
+    ("GpuUnschedulable", Stage.EVALUATE, 'nvidia.com/gpu: "0" in spec.stages.evaluate.resources.limits.'),
+    ("GpuUnschedulable", Stage.DEMO, "write demo.replicas: 0 for a moment, fewer demo.gpus"),
+    ("ImagePullFailed", Stage.TRAIN, "write spec.imagePullSecrets: the training's own service account has none"),
+    ("ImagePullFailed", Stage.MERGE, "and spec.imagePullSecrets."),
+]
+EVIDENCE = {
+    "GpuUnschedulable": Pod("p", unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
+    "ImagePullFailed": Pod("p", waits="ErrImagePull"),
+}
+
+
+@pytest.mark.parametrize(("reason", "stage", "cure"), OWN_CURES)
+def test_a_stage_is_told_what_it_can_follow(reason, stage, cure):
+    assert cure in explain_wait(stage_job(stage, "d" * 12, pods=(EVIDENCE[reason],))).cure

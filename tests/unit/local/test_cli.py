@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_operator.api.status import StageState
 from finetune_operator.cli import main
 
 JOB = """\
@@ -149,6 +150,11 @@ def test_a_plan_of_an_empty_workspace_runs_everything(job, capsys):
     ]  # fmt: skip
     assert rows[-1][2] == "serve"
     assert not Path("workspace").exists(), "to plan writes nothing"
+
+
+def test_a_stage_that_has_not_begun_is_pending_as_on_a_cluster(job, capsys):
+    assert ended("status", job) == 0
+    assert {line.split()[2] for line in capsys.readouterr().out.splitlines()} == {StageState.PENDING}
 
 
 def test_the_workspace_comes_from_the_environment(job, capsys, monkeypatch, tmp_path):

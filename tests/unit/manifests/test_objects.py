@@ -3,7 +3,7 @@
 import pytest
 from tests.specs import JOB
 
-from finetune_jobs.contract import Stage
+from finetune_jobs.contract import DEMO_LOAD_FIRST_VARIABLE, Stage
 from finetune_operator.api import read_job
 from finetune_operator.manifests.demo import demo_objects, demo_url, deployment
 from finetune_operator.manifests.job import rendezvous_service, stage_job
@@ -83,6 +83,7 @@ GPUS = [
     (Stage.TRAIN, '  stages: {train: {resources: {limits: {"nvidia.com/gpu": "0"}}}}\n', None),
     (Stage.TRAIN, "    recipe: qlora-small\n", None),
     (Stage.EVALUATE, "    gpus: 4\n", "1"),
+    (Stage.EVALUATE, '  stages: {evaluate: {resources: {limits: {nvidia.com/gpu: "0"}}}}\n', None),
     (Stage.MERGE, "    gpus: 4\n", None),
 ]
 
@@ -249,6 +250,16 @@ def test_a_demo_that_hangs_is_started_again_and_one_that_loads_is_not():
     assert {p["httpGet"]["path"] for p in probes.values()} == {"/_stcore/health"}
     assert patience["startup"] >= 3600
     assert patience["liveness"] >= 600
+    # A server that is busy answers late, one that is gone at once.
+    assert 60 <= probes["readiness"]["failureThreshold"] * probes["readiness"]["timeoutSeconds"] < patience["liveness"]
+    assert patience["readiness"] <= 30
+
+
+def test_the_page_that_is_open_stays_until_the_new_ones_weights_are_loaded():
+    made = given()
+    served = demo_objects(made, made.plan.of(Stage.DEMO))[0]
+    assert environment(served)[DEMO_LOAD_FIRST_VARIABLE]
+    assert served["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
 DOORS = [

@@ -75,6 +75,6 @@ def test_a_gpu_that_is_too_small_is_refused_before_anything_starts():
 def test_a_disk_that_can_not_hold_the_checkpoints_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
     assert checkpoint_bytes(request(), LLAMA3_8B) == 16 * LLAMA3_8B.lora(64)
-    with pytest.raises(MachineTrouble, match=r"3 checkpoints need about 8\.05 GB; 1\.00 GB are free"):
+    with pytest.raises(MachineTrouble, match=r"to come \(3\) need about 8\.05 GB; 1\.00 GB are free"):
         preflight.check_disk(request(), LLAMA3_8B, tmp_path)
     preflight.check_disk(request(lora=Lora(rank=1)), LLAMA3_8B, tmp_path)

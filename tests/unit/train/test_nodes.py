@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_jobs import train
-from finetune_jobs.contract import CHECKPOINTS_FOLDER, ModelRequest, Source, VolumeSource
+from finetune_jobs.contract import CHECKPOINTS_FOLDER, TrainRequest
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.hardware import Machine
 from finetune_jobs.room import Room
@@ -47,7 +47,9 @@ def test_a_node_that_begins_leaves_it_too(out, monkeypatch, rank, left):
     monkeypatch.setattr(train, "make_world", lambda *_: node(rank))
     for step in ("survey", "prepare", "launch", "finished"):
         monkeypatch.setattr(train, step, lambda *_: None)
-    request = ModelRequest(source=Source(volume=VolumeSource(claim_name="any")))
+    request = TrainRequest(
+        template="default", epochs=1, max_length=64, batch_size=1, gradient_accumulation=1, learning_rate="2e-4"
+    )
     train.run(request, Room(out, request, out))
     assert drafts(out) == left
 

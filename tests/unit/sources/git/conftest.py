@@ -5,7 +5,7 @@ import os
 import subprocess
 import threading
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
@@ -150,9 +150,11 @@ class GitServer:
     """What is part of a path that opens to nobody."""
     offered: list[str] = field(default_factory=list)
     """Passwords that it was sent."""
+    amid_a_pack: Callable[[], object] = lambda: None
+    """Called when a commit's first bytes are sent, before the others."""
     url: str = ""
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         given = b64decode(environ.get("HTTP_AUTHORIZATION", "").partition(" ")[2]).decode().partition(":")[2]
         self.offered += [given] if given else []
         if self.elsewhere is not None:
@@ -164,7 +166,14 @@ class GitServer:
             return []
         status, headers, body = self.answer(environ)
         start_response(status, headers)
-        return [body]
+        return self.sent(body)
+
+    def sent(self, body: bytes) -> Iterable[bytes]:
+        about, packfile, pack = body.partition(b"packfile\n")
+        yield about + packfile
+        if packfile:
+            self.amid_a_pack()
+        yield pack
 
     def answer(self, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
         passed = {name: value for name, value in environ.items() if isinstance(value, str)}

@@ -1,16 +1,29 @@
 """Repositories by the real git and git-lfs."""
 
 import logging
+import os
+import signal
+import threading
 
 import pytest
 
 from finetune_jobs.contract import GitSource, Source
 from finetune_jobs.errors import MachineTrouble, UserMistake
 from finetune_jobs.sources import git, space
+from finetune_jobs.sources.files import walk
 
 
 def of_git(url: str, revision: str = "main", lfs: bool = True) -> Source:
     return Source(git=GitSource(url=url, revision=revision, lfs=lfs))
+
+
+def of_old(url: str) -> Source:
+    """As it could once be written."""
+    return Source(git=GitSource.model_construct(url=url, revision="main", lfs=True))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def large_of(repository) -> bytes:
@@ -48,18 +61,71 @@ def test_only_wanted_large_files_are_fetched(bring, with_lfs, lfs_server):
     assert len([line for line in lfs_server.requests if line.startswith("GET")]) == 1
 
 
-def test_an_interrupted_fetch_does_not_download_again_what_is_in_place(bring, with_lfs, lfs_server, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
+def test_more_large_files_than_an_argument_may_name_are_fetched(bring, with_lfs):
+    """Each a pointer to the same bytes."""
+    pointer = with_lfs.git("show", "HEAD:model.safetensors") + "\n"
+    with_lfs.git("lfs", "uninstall", "--local")
+    names = [f"{'long-' * 40}{number}.safetensors" for number in range(800)]
+    with_lfs.commit(dict.fromkeys(names, pointer.encode()))
+    fetched = bring(of_git(with_lfs.url), patterns=["long-*"])
+    assert {(fetched.path / name).stat().st_size for name in names} == {len(large_of(with_lfs))}
 
+
+def test_an_interrupted_fetch_does_not_download_again_what_is_in_place(bring, with_lfs, lfs_server, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(git, "place", killed)
+        patched.setattr(git, "place", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bring(of_git(with_lfs.url))
     lfs_server.requests.clear()
     fetched = bring(of_git(with_lfs.url))
     assert (fetched.path / "model.safetensors").read_bytes() == large_of(with_lfs)
     assert not [line for line in lfs_server.requests if line.startswith("GET")]
+
+
+@pytest.mark.parametrize("lock", ["shallow.lock", "index.lock"])
+def test_the_lock_of_a_git_that_was_killed_is_no_obstacle(bring, with_lfs, out, monkeypatch, lock):
+    with monkeypatch.context() as patched:
+        patched.setattr(git, "check_out", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bring(of_git(with_lfs.url))
+    (out / ".download.git" / lock).touch()
+    with_lfs.commit({"config.json": b'{"new": 1}'})
+    assert (bring(of_git(with_lfs.url)).path / "config.json").read_bytes() == b'{"new": 1}'
+
+
+def test_an_interrupted_git_removes_its_own_locks(bring, git_server, out):
+    """It waits for the rest of a commit, with shallow.lock in its hands, when the stage is told to stop."""
+    over, held = threading.Event(), out / ".download.git" / "shallow.lock"
+
+    def stop_the_stage() -> None:
+        while not held.exists():
+            over.wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        over.wait()
+
+    git_server.amid_a_pack = stop_the_stage
+    with pytest.raises(KeyboardInterrupt):
+        bring(of_git(git_server.url))
+    over.set()
+    assert list((out / ".download.git").rglob("*.lock")) == []
+
+
+def test_files_of_an_older_commit_go_when_the_branch_moved_on_between_two_attempts(bring, repository, monkeypatch):
+    repository.commit({"data/old.jsonl": b"{}"})
+    with monkeypatch.context() as patched:
+        patched.setattr(git, "refuse_outward_links", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bring(of_git(repository.url))
+    repository.git("rm", "-q", "data/old.jsonl")
+    repository.commit({"data/new.jsonl": b"{}"})
+    fetched = bring(of_git(repository.url))
+    assert walk(fetched.path) == ["config.json", "data/new.jsonl"]
+
+
+def test_what_a_link_to_a_folder_shows_stays_with_the_folder(bring, repository):
+    (repository.tree / "latest").symlink_to("v1")
+    repository.commit({"v1/data.jsonl": b"{}"})
+    assert walk(bring(of_git(repository.url)).path) == ["config.json", "latest/data.jsonl", "v1/data.jsonl"]
 
 
 def test_a_second_fetch_needs_no_repository(bring, with_lfs):
@@ -117,6 +183,13 @@ def test_no_such_revision_says_which_there_are(bring, repository):
         bring(of_git(repository.url, "mian"))
 
 
+def test_a_private_repository_asks_for_the_token_that_git_is_given(bring, stranger):
+    with pytest.raises(UserMistake) as caught:
+        bring(of_git(f"{stranger.url}/private.git"))
+    assert "FINETUNE_TOKEN_FILE" in caught.value.failure.cure
+    assert "HF_TOKEN" not in caught.value.failure.cure
+
+
 def test_a_server_out_of_reach_is_the_machines_trouble(bring):
     with pytest.raises(MachineTrouble, match="could not be fetched"):
         bring(of_git("http://127.0.0.1:9/a.git"))
@@ -125,7 +198,7 @@ def test_a_server_out_of_reach_is_the_machines_trouble(bring):
 def test_credentials_in_a_url_are_in_no_log_and_no_error(bring, caplog):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(MachineTrouble) as caught:
-        bring(of_git("http://verysecret@127.0.0.1:9/a.git"))
+        bring(of_old("http://verysecret@127.0.0.1:9/a.git"))
     assert "verysecret" not in str(caught.value) + caplog.text
     assert "***@127.0.0.1" in str(caught.value)
 

@@ -4,14 +4,38 @@ import logging
 import subprocess
 
 import pytest
+from pydantic import ValidationError
 
 from finetune_jobs.contract import GitSource, Source
 from finetune_jobs.errors import UserMistake
-from finetune_jobs.sources import git
+from finetune_jobs.sources import git, programs
+from finetune_jobs.sources.token import masked
 
 
 def of_git(url: str) -> Source:
     return Source(git=GitSource(url=url, revision="main"))
+
+
+def of_old(url: str) -> Source:
+    """As it could once be written."""
+    return Source(git=GitSource.model_construct(url=url, revision="main", lfs=True))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://ghp_token@example.com/a", "http://me:word@example.com/a", "ssh://git:word@example.com/a"]
+)
+def test_a_url_that_may_hold_a_secret_is_refused(url):
+    with pytest.raises(ValidationError, match="leave out what is before the @"):
+        of_git(url)
+
+
+@pytest.mark.parametrize("url", ["ssh://git@example.com/a", "https://example.com/a@b?c=d@e", "file:///a:b@c"])
+def test_an_account_and_an_at_sign_elsewhere_are_no_secret(url):
+    assert of_git(url).git.url == url
+
+
+def test_a_password_with_an_at_sign_is_masked_whole():
+    assert masked("from https://me:pass@word@example.com/a@b") == "from https://***@example.com/a@b"
 
 
 def test_the_sources_own_server_opens_to_the_token(bring, git_server, token):
@@ -85,13 +109,13 @@ def test_settings_that_the_user_gives_git_by_the_environment_stay(bring, reposit
 def commands(monkeypatch) -> list[str]:
     """All that is given to git on a command line."""
     given: list[str] = []
-    run = subprocess.run
+    start = subprocess.Popen
 
     def noting(command, *arguments, **options):
         given.extend(command)
-        return run(command, *arguments, **options)
+        return start(command, *arguments, **options)
 
-    monkeypatch.setattr(git.subprocess, "run", noting)
+    monkeypatch.setattr(programs.subprocess, "Popen", noting)
     return given
 
 
@@ -106,7 +130,7 @@ def broken_off(bring, git_server, with_lfs, token, monkeypatch):
         git_server.password = token
         monkeypatch.setattr(git, "place", killed)
         with pytest.raises(KeyboardInterrupt):
-            bring(of_git(git_server.url.replace("://", "://alsosecret@")))
+            bring(of_old(git_server.url.replace("://", "://alsosecret@")))
 
     return fetch
 
