@@ -167,11 +167,11 @@ def test_a_quota_of_no_deployments_leaves_the_demo_pending_until_it_is_raised(cl
 
 
 def test_an_ingress_that_the_api_server_refuses_leaves_the_demo_pending_until_it_is_corrected(cluster, stays):
-    twice = {"className": "nginx", "annotations": {"kubernetes.io/ingress.class": "nginx"}}
+    twice = {"className": "nginx", "annotations": {"kubernetes.io/ingress.class": "traefik"}}
     cluster.submit(LIFE, "barred", demo={"ingress": {"host": "a.example.com", **twice}})
     demo = wait_for(lambda: refused_demo(cluster, LIFE, "barred"))
     assert demo["reason"] == "Refused"
-    assert "can not be set when the class field is also set" in demo["message"]
+    assert "kubernetes.io/ingress.class" in demo["message"]
     cluster.edit(LIFE, "barred", demo={"ingress": {"annotations": None}})
     cluster.wait(LIFE, "barred")
 
