@@ -32,6 +32,7 @@ SOURCES = {
 }
 """What an image is made of beside its own Dockerfile."""
 ENGINES = ("docker", "podman", "buildah")
+NO_REGISTRY = "Where no image registry can be reached, BASE_IMAGE=mmdebstrap makes the base from Debian packages."
 OWN_BASE = "localhost/debian:bookworm"
 RELEASE = "bookworm"
 MARK = "finetune.dev/image"
@@ -66,7 +67,9 @@ def engine() -> str:
 
 def run(*command: str | Path) -> None:
     # Docker before 23 has BuildKit, which knows secrets, and builds without it unless told.
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+    done = subprocess.run(command, check=False, cwd=ROOT, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+    if done.returncode != 0:
+        sys.exit(f"{command[0]} ended with {done.returncode}, as it says above. {NO_REGISTRY}")
 
 
 def output(*command: str) -> str:

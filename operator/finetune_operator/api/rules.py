@@ -67,7 +67,7 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
         Rule("!(has(self.deepspeed) && has(self.deepspeedConfig))", "write deepspeed or deepspeedConfig, not both"),
         Rule(
             f"!has(self.config) || {count(*CONFIGS_OWN)} == 0",
-            f"config is used as it is, so leave out {', '.join(CONFIGS_OWN)} and write them in the config",
+            f"config says these by itself, so leave out {', '.join(CONFIGS_OWN)} and write them in the config",
         ),
         Rule(
             "!has(self.fp8) || !self.fp8 || ((!has(self.fast) || self.fast) && !has(self.config) && "

@@ -88,7 +88,7 @@ class Dataset(Source):
     files: tuple[Annotated[str, StringConstraints(min_length=1, max_length=500)], ...] = Field(
         default=(),
         max_length=100,
-        description='Glob patterns below the source, such as "data/*.jsonl"; empty takes all.',
+        description='Glob patterns below the source, such as "data/*.jsonl"; empty takes those of the format.',
     )
     max_dropped: Fraction = Field(
         default="0.05", description="Largest fraction of rows that may be left out because they can't be used."
@@ -138,7 +138,8 @@ class Training(Contract):
         description="qlora (default): the tutorial's values for 7-8B models. qlora-small: for models below 1B on CPUs.",
     )
     config: ConfigMapText | None = Field(
-        default=None, description="Your own XTuner config, used as it is apart from its paths; excludes the recipe."
+        default=None,
+        description="Your own XTuner config, kept line by line; paths, hooks and seed stand below it. No recipe then.",
     )
     epochs: int | None = Field(default=None, ge=1, le=1000, description="Passes over the dataset.")
     max_length: int | None = Field(default=None, ge=16, le=1_048_576, description="Tokens a training row.")
@@ -190,7 +191,7 @@ class Training(Contract):
         said = [name for name in CONFIG_SAYS if getattr(self, name) is not None]
         if self.config and said:
             fields = ", ".join(to_camel(name) for name in said)
-            raise ValueError(f"config is used as it is, so leave out {fields} and write the values in the config")
+            raise ValueError(f"config says these by itself, so leave out {fields} and write the values in the config")
         plain = not self.fast or self.config or self.deepspeed_config or self.deepspeed == "zero3"
         if self.fp8 and plain:
             raise ValueError(FP8_IS_FAST)
