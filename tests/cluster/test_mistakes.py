@@ -155,7 +155,9 @@ def test_a_job_whose_mistake_is_corrected_goes_on_with_what_was_finished(mistake
     job = mistaken["wrong-template"]
     job.until_failed()
     model, pods = stage(job.status, "model"), job.pods("model")
-    job.edit(dataset={"template": example()["dataset"]["template"]})
+    template = example()["dataset"]["template"]
+    # The training that follows would take a minute to end: it waits for a node that there isn't.
+    job.edit(dataset={"template": template}, stages={"train": {"nodeSelector": {"is": "nowhere"}}})
     wait_for(lambda: condition(job.status, "Failed").get("status") != "True", "the edit is seen")
     job.until_stage("dataset", "Succeeded")
     assert stage(job.status, "model") == model
