@@ -1,6 +1,7 @@
 """A room for a fetch, and a small source to fetch."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from finetune_jobs.room import Room
 from finetune_jobs.sources import Fetched, fetch
 
 Fetch = Callable[..., Fetched]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts this process, also where a shell began the tests in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from finetune_jobs.__main__ import locked, raise_keyboard_interrupt
 from finetune_jobs.sources import programs
 
 signal.signal(signal.SIGTERM, raise_keyboard_interrupt)
+signal.signal(signal.SIGINT, raise_keyboard_interrupt)
 with locked(Path(sys.argv[1])):
     programs.run(["sh", "-c", sys.argv[2]], os.environ, Path(sys.argv[1]))
 """
@@ -81,6 +82,7 @@ def test_the_lock_of_a_killed_stage_is_held_as_long_as_its_program_runs(folder):
     wait_until(lambda: is_free(folder))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_program_that_does_not_end_when_asked_is_killed(folder, monkeypatch):
     monkeypatch.setattr(programs, "PATIENCE", 0.1)
     seen = threading.Thread(target=lambda: (wait_until((folder / "held").exists), os.kill(os.getpid(), signal.SIGINT)))

@@ -93,6 +93,7 @@ def test_the_lock_of_a_git_that_was_killed_is_no_obstacle(bring, with_lfs, out, 
     assert (bring(of_git(with_lfs.url)).path / "config.json").read_bytes() == b'{"new": 1}'
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_git_removes_its_own_locks(bring, git_server, out):
     """It waits for the rest of a commit, with shallow.lock in its hands, when the stage is told to stop."""
     over, held = threading.Event(), out / ".download.git" / "shallow.lock"
