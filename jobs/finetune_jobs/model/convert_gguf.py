@@ -137,13 +137,16 @@ CONTROL = 3
 
 
 def write(gguf: Gguf, folder: Path) -> None:
+    from transformers import AutoConfig
+
     # alone in a folder: transformers would read tokenizer files that lie beside it
     alone = folder.with_name(f".{folder.name}.gguf")
     shutil.rmtree(alone, ignore_errors=True)
     alone.mkdir()
     (alone / "model.gguf").symlink_to(gguf.path.resolve())
-    tokenizer = write_tokenizer(gguf, alone, folder)
-    write_weights(gguf, alone, folder, tokenizer)
+    config = AutoConfig.from_pretrained(alone, gguf_file="model.gguf", local_files_only=True)
+    tokenizer = write_tokenizer(gguf, alone, folder, config)
+    write_weights(gguf, alone, folder, config, tokenizer)
     shutil.rmtree(alone)
     # the slow tokenizer's "vocabulary" is a copy of the whole GGUF
     (folder / "tokenizer.model").unlink(missing_ok=True)
@@ -151,10 +154,10 @@ def write(gguf: Gguf, folder: Path) -> None:
         file.chmod(0o644)
 
 
-def write_tokenizer(gguf: Gguf, alone: Path, folder: Path) -> Any:
+def write_tokenizer(gguf: Gguf, alone: Path, folder: Path, config: Any) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf", local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf", config=config, local_files_only=True)
     tokenizer.add_special_tokens({role: gguf.tokens[number] for role, number in special(gguf).items()})
     split = gguf.metadata.get("tokenizer.ggml.pre")
     if gguf.metadata.get("tokenizer.ggml.model") == "gpt2" and split in SPLITS:
@@ -182,12 +185,12 @@ def special(gguf: Gguf) -> dict[str, int]:
     return {role: number for role, number in roles.items() if number is not None}
 
 
-def write_weights(gguf: Gguf, alone: Path, folder: Path, tokenizer: Any) -> None:
+def write_weights(gguf: Gguf, alone: Path, folder: Path, config: Any, tokenizer: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     model = AutoModelForCausalLM.from_pretrained(
-        alone, gguf_file="model.gguf", dtype=torch.bfloat16, local_files_only=True
+        alone, gguf_file="model.gguf", config=config, dtype=torch.bfloat16, local_files_only=True
     )
     roles = special(gguf)
     stops = sorted({roles["eos_token"], *turn_ends(gguf, tokenizer)})
