@@ -17,7 +17,7 @@ EXAMPLE = ROOT / "examples" / "smollm2-react.yaml"
 REGISTRY = os.environ.get("REGISTRY", "localhost")
 BUSYBOX = "localhost/busybox:1"
 CLAIM = "react-data"
-LEARNS, FEW, MANY = 40, 12, 50
+LEARNS, FEW, MANY = 24, 12, 40
 """Rows, each a step: enough to learn a call by, a short course, and a course that much can happen in."""
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}}
 """The defaults reserve more than two cores have beside the operator."""

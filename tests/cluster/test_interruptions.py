@@ -70,16 +70,21 @@ def containers(job: Job) -> set[str]:
     return {row["containerID"] for row in listed if row.get("containerID")}
 
 
-def trains(process: psutil.Process) -> bool:
+def trains(process: psutil.Process, ids: set[str]) -> bool:
+    """Whether it is the first process of one of these containers."""
     try:
-        return process.cmdline()[1:4] == PROGRAM and "kubepods" in Path(f"/proc/{process.pid}/cgroup").read_text()
+        if process.cmdline()[1:4] != PROGRAM:
+            return False
+        group = Path(f"/proc/{process.pid}/cgroup").read_text()
     except (psutil.NoSuchProcess, FileNotFoundError):
         return False
+    return any(name.rpartition("/")[2] in group for name in ids)
 
 
-def kill_training() -> None:
+def kill_training(job: Job) -> None:
     """SIGKILL for the first process of the training's container."""
-    (process,) = [found for found in psutil.process_iter() if trains(found)]
+    ids = containers(job)
+    (process,) = [found for found in psutil.process_iter() if trains(found, ids)]
     process.send_signal(signal.SIGKILL)
 
 
@@ -100,38 +105,43 @@ def until_tried(job: Job, attempts: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(agent, release) -> Trained:
-    """A training whose operator is upgraded and rolled back meanwhile, and nothing else happens."""
-    job = Job(agent.job.cluster, agent.job.namespace, "unbroken")
-    job.submit(training(f"{agent.job.name}-workspace", no_dropout="0"))
-    made = Trained()
-    job.until_step(1)
-    made.pods["first"] = containers(job)
-    until_tried(job, ATTEMPTS["before"])
+def trained(agent, release, cluster) -> tuple[Trained, Trained]:
+    """The same training twice, side by side.
+
+    The first's operator is upgraded and rolled back, and nothing else happens to it. The second's process is killed, it
+    is suspended and goes on, kubelet is killed; on another cluster than the tests' own it is suspended alone.
+    """
+    unbroken, battered = (Job(cluster, agent.job.namespace, name) for name in ("unbroken", "battered"))
+    workspace, first, second = f"{agent.job.name}-workspace", Trained(), Trained()
+    unbroken.submit(training(workspace, no_dropout="0"))
+    battered.submit(training(workspace, no_dropout="0.0"))
+    unbroken.until_step(1)
+    first.pods["first"] = containers(unbroken)
+    if cluster.folder is not None:
+        happens(battered, "kill", EVERY + 1, lambda: kill_training(battered))
+    until_tried(unbroken, ATTEMPTS["before"])
     release.install(*NEXT)
-    until_tried(job, ATTEMPTS["next"])
+    until_tried(unbroken, ATTEMPTS["next"])
     release.helm("rollback", "--wait")
-    until_tried(job, ATTEMPTS["before"])
-    made.rolled_back = step_of(job.status)
-    ended(job, made)
-    return made
+    until_tried(unbroken, ATTEMPTS["before"])
+    first.rolled_back = step_of(unbroken.status)
+    happens(battered, "suspend", 2 * EVERY + 1, lambda: suspend_and_resume(battered))
+    second.pods["before kubelet"] = containers(battered)
+    if cluster.folder is not None:
+        kill_kubelet(cluster.folder)
+    ended(unbroken, first)
+    ended(battered, second)
+    return first, second
 
 
 @pytest.fixture(scope="module")
-def battered(agent, cluster, unbroken) -> Trained:
-    """The same training: its process is killed, it is suspended and goes on, kubelet is killed; on another cluster than
-    the tests' own it is suspended alone."""
-    job = Job(agent.job.cluster, agent.job.namespace, "battered")
-    job.submit(training(f"{agent.job.name}-workspace", no_dropout="0.0"))
-    made = Trained()
-    if cluster.folder is not None:
-        happens(job, "kill", EVERY + 1, kill_training)
-    happens(job, "suspend", 2 * EVERY + 1, lambda: suspend_and_resume(job))
-    made.pods["before kubelet"] = containers(job)
-    if cluster.folder is not None:
-        kill_kubelet(cluster.folder)
-    ended(job, made)
-    return made
+def unbroken(trained) -> Trained:
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def battered(trained) -> Trained:
+    return trained[1]
 
 
 def happens(job: Job, what: str, step: int, action: Callable[[], None]) -> None:

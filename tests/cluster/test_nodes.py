@@ -62,12 +62,6 @@ def ended(job: Job) -> Trained:
     return made
 
 
-@pytest.fixture(scope="module")
-def alone(agent) -> Trained:
-    """One pod that adds up two rows a step."""
-    return ended(Job(agent.job.cluster, agent.job.namespace, "alone").submit(training(agent, accumulation=2)))
-
-
 @pytest.fixture
 def one_node(cluster) -> None:
     """Where the workspace's claim (ReadWriteOnce) serves both pods."""
@@ -76,20 +70,22 @@ def one_node(cluster) -> None:
 
 
 @pytest.mark.usefixtures("one_node")
-def test_two_pods_train_to_the_loss_of_one_with_the_same_global_batch(agent, alone):
-    job = Job(agent.job.cluster, agent.job.namespace, "together").submit(training(agent, nodes=2))
-    job.until(lambda seen: stage(seen, "train").get("state") == "Running", "the training")
-    wait_for(lambda: sorted(map(index_of, at_work(job))) == ["0", "1"], "both pods at work, and no other")
-    meeting = job.cluster.get("services", "-n", job.namespace, "-l", f"finetune.dev/job={job.name}")["items"]
+def test_two_pods_train_to_the_loss_of_one_with_the_same_global_batch(agent):
+    cluster, namespace = agent.job.cluster, agent.job.namespace
+    one = Job(cluster, namespace, "alone").submit(training(agent, accumulation=2))
+    two = Job(cluster, namespace, "together").submit(training(agent, nodes=2))
+    two.until(lambda seen: stage(seen, "train").get("state") == "Running", "the training")
+    wait_for(lambda: sorted(map(index_of, at_work(two))) == ["0", "1"], "both pods at work, and no other")
+    meeting = cluster.get("services", "-n", namespace, "-l", f"finetune.dev/job={two.name}")["items"]
     assert [(service["spec"]["clusterIP"], service["spec"]["ports"][0]["port"]) for service in meeting] == [
         ("None", MASTER_PORT)
     ]
-    together = ended(job)
+    alone, together = ended(one), ended(two)
     assert together.result["worldSize"] == 2
     assert together.result["steps"] == alone.result["steps"] == FEW // 2
     assert together.result["finalLoss"] == pytest.approx(alone.result["finalLoss"], rel=CLOSE)
     assert together.curve == pytest.approx(alone.curve, rel=CLOSE)
-    if job.cluster.folder is not None:
+    if cluster.folder is not None:
         assert "'backend': 'gloo'" in together.log
 
 
