@@ -52,15 +52,17 @@ test-unit: setup-dev ## pure code and tiny models, in seconds
 test-api: setup-dev ## the resource on a real API server (its programs are built once, some 7 minutes)
 	$(BIN)/pytest tests/api
 test-chart: setup-dev ## the Helm chart: linters, rights, and its life on a real API server (helm is built once, some 4 minutes)
-	$(BIN)/pytest tests/chart
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/chart
 test-operator: setup-dev ## the operator on a real control plane: whole lives, hostile cases, kills, rights
-	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/operator
+	$(BIN)/pytest --numprocesses 3 --dist loadfile tests/operator
 test-chaos: setup-dev ## kill the operator between any two of its calls, and at 100 random moments over 20 jobs
 	FINETUNE_CHAOS=1 $(BIN)/pytest tests/operator/test_kill.py tests/operator/test_outage.py
 test-fuzz: setup-dev ## 10,000 drawn specs: models and API server take and refuse the same; 400 for a running operator
 	FINETUNE_FUZZ=10000 $(BIN)/pytest tests/api/test_agreement.py tests/operator/test_fuzz.py
+# The long files first: one that is begun last leaves a core idle.
+STAGES := $(addprefix tests/stages/,demo train model)
 test-stages: setup-dev ## each stage program on real small inputs
-	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/stages
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(STAGES) $(filter-out $(STAGES),$(patsubst %/,%,$(sort $(dir $(wildcard tests/stages/*/test_*.py)))))
 test-local: setup-dev ## the runner under kill, Ctrl-C and company
 	$(BIN)/pytest --numprocesses 2 tests/local
 test-cluster: $(if $(KUBE_CONTEXT),.venv/dev,.venv/cluster) ## images, chart and whole jobs on a real Kubernetes node, as root; or on KUBE_CONTEXT's cluster

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.programs import build, cache, go
+from tests.programs import alone, build, cache, go
 
 HERE = Path(__file__).parent
 PINS = HERE / "pins"
@@ -37,13 +37,14 @@ def digest(path: Path) -> str:
 def checkov() -> Path:
     """In an environment of its own: what it needs is not what we need."""
     folder = cache() / f"checkov-{digest(CHECKOV)}"
-    whole, uv = folder / "whole", Path(sys.executable).with_name("uv")
-    if not whole.exists():
-        python = str(folder / "bin" / "python")
-        pinned = ["--quiet", "--require-hashes", "--no-deps", "-r", str(CHECKOV)]
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
-        subprocess.run([uv, "pip", "install", "--python", python, *pinned], check=True)
-        whole.touch()
+    whole, uv = folder.with_suffix(".whole"), Path(sys.executable).with_name("uv")
+    with alone(whole) as missing:
+        if missing:
+            python = str(folder / "bin" / "python")
+            pinned = ["--quiet", "--require-hashes", "--no-deps", "-r", str(CHECKOV)]
+            subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
+            subprocess.run([uv, "pip", "install", "--python", python, *pinned], check=True)
+            whole.touch()
     return folder / "bin" / "checkov"
 
 

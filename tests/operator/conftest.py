@@ -37,12 +37,15 @@ JOB: dict[str, Any] = {
 
 SHARING = {f"test_{name}.py" for name in ("fuzz", "hostile", "life", "progress", "rights")}
 """Whose tests share the one operator: they stay together, for those of test_rights read what all have called."""
+APART = "test_kill.py"
+"""Whose tests have nothing in common: each is run wherever there is time for it."""
 
 
 class SharingTogether(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "sharing" if Path(file).name in SHARING else file
+        name = Path(file).name
+        return "sharing" if name in SHARING else nodeid if name == APART else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
@@ -102,18 +105,21 @@ class Cluster:
         return {s["name"]: s["state"] for s in self.status(namespace, name).get("stages", ())}
 
     def wait(self, namespace: str, name: str, kind: str = "Ready", status: str = "True") -> dict[str, Any]:
-        def there() -> Any:
-            found = self.condition(namespace, name, kind)
-            return found if found.get("status") == status else None
-
-        return wait_for(there, f"{name}: {kind} {status}; it is {self.states(namespace, name)}")
+        """The condition, once it has that status."""
+        job = self.wait_for(namespace, name, f"condition={kind}={status}")
+        return next(found for found in job["status"]["conditions"] if found["type"] == kind)
 
     def wait_state(self, namespace: str, name: str, stage: str, state: str) -> dict[str, Any]:
-        def there() -> Any:
-            stages = self.status(namespace, name).get("stages", ())
-            return next((s for s in stages if s["name"] == stage and s["state"] == state), None)
+        """The stage's row, once it has that state."""
+        job = self.wait_for(namespace, name, f'jsonpath={{.status.stages[?(@.name=="{stage}")].state}}={state}')
+        return next(found for found in job["status"]["stages"] if found["name"] == stage)
 
-        return wait_for(there, f"{name}: {stage} {state}; it is {self.states(namespace, name)}")
+    def wait_for(self, namespace: str, name: str, condition: str) -> dict[str, Any]:
+        """The job, once `kubectl wait` has seen that of it, which asks for less than looking again and again."""
+        limits = [f"--for={condition}", f"--timeout={PATIENCE:.0f}s", "-o", "json"]
+        done = self.plane.kubectl("-n", namespace, "wait", f"ftj/{name}", *limits)
+        assert done.returncode == 0, f"{name}: {condition}: {done.stderr}; it is {self.states(namespace, name)}"
+        return json.loads(done.stdout)
 
     def jobs(self, namespace: str, name: str) -> list[dict[str, Any]]:
         return self.get("jobs", "-n", namespace, "-l", f"finetune.dev/job={name}")["items"]
