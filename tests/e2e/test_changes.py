@@ -26,15 +26,8 @@ def test_another_dataset_takes_the_model_as_it_is(small_run):
 
 
 def test_a_new_learning_rate_trains_anew_from_the_same_model_and_data(small_run, small_job, workspace):
-    states = run_job(edited(small_job, training__learningRate="5e-4"), workspace, "--until", "evaluate").states
-    assert states == {
-        "model": "Reused",
-        "dataset": "Reused",
-        "train": "Succeeded",
-        "export": "Succeeded",
-        "merge": "Succeeded",
-        "evaluate": "Succeeded",
-    }
+    states = run_job(edited(small_job, training__learningRate="5e-4"), workspace, "--until", "train").states
+    assert states == {"model": "Reused", "dataset": "Reused", "train": "Succeeded"}
 
 
 def test_a_new_title_restarts_the_demo_alone(small_run, small_job, workspace):
