@@ -14,6 +14,9 @@ WANTED = (
 COPIES = ("*.gguf", "consolidated*.safetensors")
 """The same weights in another form, where they lie beside those that transformers loads."""
 LOADED = "model*.safetensors"
+SINGLE = "model.safetensors"
+SHARDED = ("model-*.safetensors", "model.safetensors.index.json")
+"""Which transformers does not look at where the single file lies beside them."""
 PICKLED = ("*.bin", "*.pth")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
 ADAPTER = "adapter_config.json"
@@ -25,7 +28,8 @@ def wanted(allow_pickle: bool) -> tuple[str, ...]:
 
 def needed(names: Sequence[str]) -> list[str]:
     """The names without copies of the weights."""
-    copies = COPIES if any(matches(name, LOADED) for name in names) else ()
+    copies: tuple[str, ...] = COPIES if any(matches(name, LOADED) for name in names) else ()
+    copies += SHARDED if SINGLE in names else ()
     return [name for name in names if not any(matches(name, pattern) for pattern in copies)]
 
 

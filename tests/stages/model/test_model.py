@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 
@@ -251,6 +252,16 @@ def test_copies_of_the_weights_in_another_form_are_left_where_they_are(run, tiny
     result, folder = run(mode="copy", sha256=sum_of(tiny) if whole else None)
     assert result.bytes == size
     assert not {path.name for path in folder.iterdir()} & {*COPIES}
+
+
+def test_shards_beside_the_single_file_are_left_where_they_are(run, tiny, tmp_path):
+    """As transformers leaves them; no later stage has to choose."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(tmp_path / "single")
+    shutil.copy(tmp_path / "single" / "model.safetensors", tiny)
+    _, folder = run()
+    assert {path.name for path in folder.glob("*.safetensors*")} == {"model.safetensors"}
 
 
 def test_several_ggufs_are_not_guessed_at(run, tmp_path):
