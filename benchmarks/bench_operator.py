@@ -48,8 +48,9 @@ import aiohttp
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.kubernetes.control_plane import ControlPlane, free_port  # noqa: E402
+from tests.kubernetes.control_plane import ControlPlane  # noqa: E402
 from tests.operator.player import Player  # noqa: E402
+from tests.ports import free_port  # noqa: E402
 
 from finetune_jobs.contract import Stage  # noqa: E402
 from finetune_operator.api import parse_job  # noqa: E402

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.brief import LENGTH, brief_rows
+from tests.ports import free_port
 
 FINETUNE = Path(sys.executable).with_name("finetune")
 EXAMPLE = Path("examples/smollm2-react.yaml")
@@ -69,10 +69,7 @@ class OpenDemo:
 @contextmanager
 def open_demo(job: Path, workspace: Path, *arguments: object) -> Iterator[OpenDemo]:
     """`finetune run --json` as far as the open demo; Ctrl-C at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = finetune("run", job, "--workspace", workspace, "--json", "--port", port, *arguments)
+    command = finetune("run", job, "--workspace", workspace, "--json", "--port", free_port(), *arguments)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     lines: list[Line] = []

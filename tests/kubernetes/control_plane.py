@@ -8,7 +8,6 @@
 import os
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import yaml
 from tests.kubernetes.programs import program
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -29,12 +29,6 @@ CONTEXT = "finetune-operator-tests"
 """The only kube context that these tests talk to."""
 PATIENCE = 120
 UNTHROTTLED = ["--kube-api-qps=500", "--kube-api-burst=1000", "--concurrent-job-syncs=20"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from tests.ports import free_port
 
 from finetune_jobs.contract import RESULT_FILE, Record, Stage
 from finetune_operator.api import read_job
@@ -192,12 +191,6 @@ class Bench:
             run.ends()
         for hold in (self.folder / "control").glob("*.*-save"):
             hold.unlink()
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 from urllib.request import ProxyHandler, build_opener
 
-from tests.kubernetes.control_plane import free_port
+from tests.ports import free_port
 
 
 class OperatorProcess:

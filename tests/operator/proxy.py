@@ -14,7 +14,8 @@ from typing import Self
 import aiohttp
 import yaml
 from aiohttp import web
-from tests.kubernetes.control_plane import CONTEXT, ControlPlane, free_port
+from tests.kubernetes.control_plane import CONTEXT, ControlPlane
+from tests.ports import free_port
 
 ACCOUNT = "system:serviceaccount:finetune-system:finetune-operator"
 AUTO = ("Accept", "Content-Type", "User-Agent")

@@ -4,18 +4,17 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
 from tests.conftest import BaseModel
+from tests.ports import free_port
 from tests.stages.demo.teach import CALL, QUESTION, TEMPLATE
 
 from finetune_jobs.agent.tools import ARXIV_URL
@@ -162,12 +161,6 @@ class Workspace:
 @pytest.fixture
 def workspace(tmp_path: Path, smollm2_workspace: BaseModel, taught: Path) -> Workspace:
     return Workspace(tmp_path / "workspace", smollm2_workspace, taught)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Demo:

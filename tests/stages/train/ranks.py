@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.kubernetes.control_plane import free_port
+from tests.ports import free_port
 
 from finetune_jobs.contract import CONFIG_FILE
 from finetune_jobs.train import rank

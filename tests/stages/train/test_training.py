@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.kubernetes.control_plane import free_port
+from tests.ports import free_port
 
 from finetune_jobs.contract import CONFIG_FILE, CURVE_FILE, Lora
 from finetune_jobs.train import curve
