@@ -35,7 +35,7 @@ from finetune_jobs.contract import (
 )
 from finetune_jobs.errors import Interrupted, MachineTrouble, StageError, UserMistake
 from finetune_jobs.hardware import require_given_gpus
-from finetune_jobs.room import Room, clear_drafts, node_rank, read_record, stage_folder, write_atomically
+from finetune_jobs.room import Room, clear_drafts, flush_tree, node_rank, read_record, stage_folder, write_atomically
 from finetune_jobs.telling import told
 from finetune_jobs.trouble import causes, of_system, trouble_in
 
@@ -112,6 +112,8 @@ def run_stage(request: AnyRequest, workspace: Path, volumes: dict[str, Path]) ->
             result: Contract = program.run(request, Room(workspace, request, folder, volumes))
         record = Record.of(request, result, started, installed_versions())
         if not service and node_rank() == 0:
+            # After a loss of power a result must not stand for bytes that are gone.
+            flush_tree(folder)
             write_atomically(folder / RESULT_FILE, record.to_json())
         return State.SUCCEEDED, record
 

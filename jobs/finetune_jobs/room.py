@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,26 @@ def write_atomically(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Bring all that lies in the folder to the disk, and its own name; what links lead to is somebody else's."""
+    for inner, _, names in os.walk(folder, topdown=False):
+        files = [path for path in map(Path(inner).joinpath, names) if path.is_file() and not path.is_symlink()]
+        for path in [*files, Path(inner)]:
+            # a draft of a node that trains with this one
+            with suppress(FileNotFoundError):
+                flush(path)
+    flush(folder.parent)
 
 
 def stage_folder(workspace: Path, stage: Stage, digest: str) -> Path:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,27 @@ def test_a_result_is_taken_and_not_made_again(stage):
 
     assert [stage(run)[1].state, stage(run)[1].state] == ["Succeeded", "Reused"]
     assert len(made) == 1
+
+
+def test_what_a_stage_wrote_is_on_the_disk_before_its_result(stage, tmp_path, monkeypatch):
+    folder, flush = tmp_path / "model" / REQUEST.digest(), os.fsync
+    flushed = set()
+
+    def watched(descriptor):
+        if not (folder / "result.json").exists():
+            flushed.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+        flush(descriptor)
+
+    def run(request, room):
+        (room.out / "model").mkdir()
+        (room.out / "model" / "weights").write_text("of a model")
+        (room.out / "linked").symlink_to(tmp_path / "request.json")
+        return RESULT
+
+    monkeypatch.setattr(os, "fsync", watched)
+    assert stage(run)[0] == 0
+    assert {folder / "model" / "weights", folder / "model", folder, folder.parent} <= flushed
+    assert tmp_path / "request.json" not in flushed
 
 
 def test_a_result_too_long_for_a_termination_message_keeps_its_figures(stage):

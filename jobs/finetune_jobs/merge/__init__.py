@@ -22,7 +22,6 @@ from finetune_jobs.merge.files import (
     merged_config,
     read_model_config,
     side_files,
-    sync_folder,
     write_file,
 )
 from finetune_jobs.merge.plan import INDEX_FILE, Plan, make_index, make_plan
@@ -54,7 +53,6 @@ def run(request: MergeRequest, room: Room) -> MergeResult:
         write_texts(plan, folder, config, request, room)
         check_merged(plan, folder, base_folder)
         sha256s |= {name: sha256_of_file(folder / name) for name in names_in(folder) if name not in sha256s}
-        sync_folder(folder)
     return MergeResult(
         dtype=request.dtype,
         shards=len(plan.shards),
@@ -77,7 +75,6 @@ def draft(out: Path) -> Iterator[Path]:
         yield folder
         folder.chmod(0o755)
         folder.replace(merged)
-        sync_folder(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,7 +1,6 @@
 """All of a model folder that is not weights: the config with its new type, tokenizer, template, licence."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,30 +56,12 @@ def side_files(folder: Path) -> list[str]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """The bytes behind a link too, readable by all and safe on the disk."""
+    """The bytes behind a link too, readable by all."""
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, target)
-    seal(target)
+    target.chmod(MODE)
 
 
 def write_file(target: Path, text: str) -> None:
     target.write_text(text, encoding="utf-8")
-    seal(target)
-
-
-def seal(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fchmod(descriptor, MODE)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in the folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    target.chmod(MODE)

@@ -3,11 +3,11 @@
 So a folder named `step-...` is whole, whatever was killed when; a `writing-...` is the rest of an interrupted write.
 """
 
-import os
 import shutil
 from pathlib import Path
 
 from finetune_jobs.contract import CHECKPOINTS_FOLDER, Contract
+from finetune_jobs.room import flush
 
 MARKER_FILE = "checkpoint.json"
 DRAFT = "writing-"
@@ -67,10 +67,10 @@ def finish(folder: Path, marker: Marker) -> Path:
     """Mark a written draft, flush it to disk and give it its name."""
     (folder / MARKER_FILE).write_text(marker.to_json(), encoding="utf-8")
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
+        flush(path)
     named = folder.with_name(f"{COMPLETE}{marker.step}")
     folder.rename(named)
-    _flush(named.parent)
+    flush(named.parent)
     return named
 
 
@@ -78,11 +78,3 @@ def prune(out: Path, keep: int) -> None:
     for folder in complete(out)[:-keep]:
         # under its draft's name first: killed in the middle of a removal, it must not look complete
         shutil.rmtree(folder.rename(folder.with_name(folder.name.replace(COMPLETE, DRAFT, 1))))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
