@@ -26,7 +26,7 @@ ENVIRONMENT = "environment"
 """What trainer and demo stand on."""
 ENVIRONMENT_SOURCES = ("images/environment/Dockerfile", "requirements/local.txt")
 SOURCES = {
-    "operator": ("operator", "jobs/finetune_jobs/contract.py", "requirements/operator.txt"),
+    "operator": ("operator", "jobs/finetune_jobs/contract", "requirements/operator.txt"),
     "trainer": ("jobs", "requirements/hopper.txt", *ENVIRONMENT_SOURCES),
     "demo": ("jobs", *ENVIRONMENT_SOURCES),
 }
