@@ -47,6 +47,7 @@ from finetune_jobs.contract import (
     Stage,
     VolumeSource,
 )
+from finetune_jobs.room import flush
 
 RANK = 64
 SHARD = 10**9  # bytes, of the input and of the output
@@ -201,19 +202,13 @@ def warm(folder: Path) -> None:
     os.sync()
 
 
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def time_copy(source: Path, target: Path) -> float:
     began = time.perf_counter()
     target.mkdir()
     for path in source.iterdir():
         shutil.copyfile(path, target / path.name)
-        sync(target / path.name)
-    sync(target)
+        flush(target / path.name)
+    flush(target)
     seconds = time.perf_counter() - began
     shutil.rmtree(target)
     return seconds
